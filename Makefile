@@ -1,0 +1,57 @@
+# Two commands: `make demo` and `make test`. Everything else serves them.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ROOMS := common pledge registrar masa interop
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+EDITABLE := $(foreach room,$(ROOMS),--editable ./$(room))
+
+.PHONY: demo test sync fix bench docs lint types contracts unit clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/brski demo
+
+test: lint types contracts unit
+
+sync: $(VENV)/.dev
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+contracts: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.runtime
+	$(BIN)/brski bench
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m tests.support.conformance docs/conformance.md
+
+clean:
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+
+$(VENV)/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The suite needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+
+# The tools of `make test` hold everything the demo needs, so one stamp satisfies the other.
+$(VENV)/.runtime: requirements/runtime.lock $(ROOMS:%=%/pyproject.toml) | $(VENV)/bin/python
+	@test -f $(VENV)/.dev || $(PIP) install --quiet --require-hashes --requirement requirements/runtime.lock
+	@$(PIP) install --quiet --no-build-isolation --no-deps $(EDITABLE)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock $(ROOMS:%=%/pyproject.toml) | $(VENV)/bin/python
+	@$(PIP) install --quiet --require-hashes --requirement requirements/dev.lock
+	@$(PIP) install --quiet --no-build-isolation --no-deps $(EDITABLE)
+	@touch $@
