@@ -1,0 +1,203 @@
+"""Signed vouchers and voucher requests: one way in, one way out, whatever the envelope.
+
+The laws of this file:
+
+1. What comes in is `Unverified`: its value is called `claimed`, and its bytes are kept as received.
+2. Only the `verify…` methods make a `Verified`, and each says who must have signed:
+   `verify` somebody under the given anchors, `verify_signed_by` the holder of one certificate,
+   `verify_consistent` anybody with a complete chain of his own (RFC 8995, 5.5.3: the MASA takes an
+   unknown domain CA as a temporary anchor).
+3. A voucher is parsed as a voucher and a request as a request; the other is UnsupportedFormat.
+4. A signed artifact is passed on as the bytes that came, never written anew.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Generic, TypeVar
+
+from cryptography import x509
+
+from brski_common import cms, cose, encoding, jws
+from brski_common.certificates import Credential, is_ca, is_self_issued
+from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
+from brski_common.paths import Anchors, build_path
+from brski_common.voucher import Voucher, VoucherData, VoucherRequest
+
+MAX_ARTIFACT_BYTES = 128 * 1024
+
+
+class Format(Enum):
+    """The envelopes of a voucher; the value is the media type (RFC 8995, 8.4 and the family's drafts)."""
+
+    CMS = "application/voucher-cms+json"
+    JWS = "application/voucher-jws+json"
+    COSE = "application/voucher+cose"
+
+    @property
+    def media_type(self) -> str:
+        """The media type, without parameters."""
+        return self.value
+
+    @classmethod
+    def of_media_type(cls, media_type: str) -> "Format":
+        """The format with that media type; raises UnsupportedFormat."""
+        try:
+            return cls(media_type)
+        except ValueError as error:
+            raise UnsupportedFormat("media-type-unknown", media_type[:128]) from error
+
+
+Envelope = cms.SignedData | jws.SignedJson | cose.Sign1
+Model = TypeVar("Model", bound=VoucherData, covariant=True)
+OfModel = TypeVar("OfModel", bound=VoucherData)
+
+
+@dataclass(frozen=True, slots=True)
+class Verified(Generic[Model]):
+    """An artifact whose signature held, and the path by which its signer is trusted (signer first)."""
+
+    value: Model
+    signer: x509.Certificate
+    path: tuple[x509.Certificate, ...]
+    raw: bytes
+    format: Format
+
+
+@dataclass(frozen=True, slots=True)
+class Unverified(Generic[Model]):
+    """An artifact as received. `claimed` is what somebody says, `certificates` are whatever came along."""
+
+    claimed: Model
+    certificates: tuple[x509.Certificate, ...]
+    raw: bytes
+    format: Format
+    envelope: Envelope
+
+    def verify(
+        self, anchors: Anchors, now: datetime | None, *, pool: Iterable[x509.Certificate] = ()
+    ) -> Verified[Model]:
+        """Verify the signature and the signer's path to one of `anchors`; raises Untrusted.
+
+        `pool` adds intermediates to those that came along. The signer itself may be an anchor, as a
+        MASA's pinned key is. `now=None`: no trusted clock, dates are not checked.
+        """
+        signer = _verify_signature(self.envelope, None, anchors)
+        path = build_path(signer, [*self.certificates, *pool], anchors, now, leaf_may_be_anchor=True)
+        return self._verified(signer, path)
+
+    def verify_signed_by(self, certificate: x509.Certificate) -> Verified[Model]:
+        """Verify that the key of `certificate`, which the caller trusts, made the signature; raises Untrusted."""
+        signer = _verify_signature(self.envelope, certificate, Anchors())
+        return self._verified(signer, (signer,))
+
+    def verify_consistent(self, now: datetime | None) -> Verified[Model]:
+        """Verify the signature, and that the signer's chain as it came along holds together; raises Untrusted.
+
+        This shows consistency only. The last of the path says which domain the signer speaks for.
+        """
+        signer = _verify_signature(self.envelope, None, Anchors())
+        tops = [certificate for certificate in self.certificates if is_ca(certificate) and is_self_issued(certificate)]
+        if not tops:
+            tops = _highest(signer, self.certificates)
+        path = build_path(signer, self.certificates, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
+        return self._verified(signer, path)
+
+    def _verified(self, signer: x509.Certificate, path: tuple[x509.Certificate, ...]) -> Verified[Model]:
+        return Verified(self.claimed, signer, path, self.raw, self.format)
+
+
+def parse_voucher(data: bytes, artifact_format: Format) -> Unverified[Voucher]:
+    """Read a signed voucher; raises Malformed, or UnsupportedFormat where it is no voucher."""
+    return _parse(data, artifact_format, Voucher)
+
+
+def parse_voucher_request(data: bytes, artifact_format: Format) -> Unverified[VoucherRequest]:
+    """Read a signed voucher request; raises Malformed, or UnsupportedFormat where it is no voucher request."""
+    return _parse(data, artifact_format, VoucherRequest)
+
+
+def parse_any(data: bytes, artifact_format: Format) -> Unverified[VoucherData]:
+    """Read either of the two, for inspection; raises Malformed, UnsupportedFormat."""
+    return _parse(data, artifact_format, VoucherData)
+
+
+def sign(
+    model: VoucherData,
+    artifact_format: Format,
+    credential: Credential,
+    *,
+    signing_time: datetime | None = None,
+    certificates: Sequence[x509.Certificate] | None = None,
+    content_type: str = cms.ID_CT_ANIMA_JSON_VOUCHER,
+) -> bytes:
+    """Sign a voucher or voucher request.
+
+    `certificates` go along, by default the credential's chain. `content_type` is the CMS eContentType
+    (RFC 8366, 5.4): id-data for peers that know nothing else.
+    """
+    if artifact_format is Format.CMS:
+        content = encoding.write_json(model)
+        return cms.sign(
+            content, credential, content_type=content_type, signing_time=signing_time, certificates=certificates
+        )
+    if artifact_format is Format.JWS:
+        return jws.sign(encoding.write_json(model), credential, certificates=certificates)
+    return cose.sign(encoding.write_cbor(model), credential, certificates=certificates)
+
+
+def _parse(data: bytes, artifact_format: Format, kind: type[OfModel]) -> Unverified[OfModel]:
+    if len(data) > MAX_ARTIFACT_BYTES:
+        raise Malformed("artifact-too-large", f"{len(data)} bytes, at most {MAX_ARTIFACT_BYTES}")
+    envelope = _PARSERS[artifact_format](data)
+    reader = encoding.read_cbor if artifact_format is Format.COSE else encoding.read_json
+    claimed = reader(envelope.content)
+    if not isinstance(claimed, kind):
+        raise UnsupportedFormat("voucher-kind-unexpected", f"a {type(claimed).__name__}, wanted a {kind.__name__}")
+    return Unverified(claimed, envelope.certificates, bytes(data), artifact_format, envelope)
+
+
+def _verify_signature(envelope: Envelope, signer: x509.Certificate | None, anchors: Anchors) -> x509.Certificate:
+    """Ask the envelope's own verifier. A signer that did not come along may be one of the anchors."""
+    if isinstance(envelope, cms.SignedData):
+        return _first_that_holds(lambda candidate: cms.verify(envelope, candidate), signer, anchors)
+    if isinstance(envelope, jws.SignedJson):
+        return _first_that_holds(lambda candidate: jws.verify(envelope, candidate), signer, anchors)
+    return _first_that_holds(lambda candidate: cose.verify(envelope, candidate), signer, anchors)
+
+
+def _first_that_holds(
+    verify: Callable[[x509.Certificate | None], x509.Certificate],
+    signer: x509.Certificate | None,
+    anchors: Anchors,
+) -> x509.Certificate:
+    if signer is not None:
+        return verify(signer)
+    try:
+        return verify(None)
+    except Untrusted:
+        # The signer did not come along, as an anchor need not: ask each anchor's key.
+        for anchor in anchors.certificates:
+            with suppress(Untrusted):
+                return verify(anchor)
+        raise
+
+
+def _highest(signer: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+    """The end of the chain that came along without its root: the last certificate reached by issuer names."""
+    highest = signer
+    for _ in pool:
+        above = [certificate for certificate in pool if certificate.subject == highest.issuer]
+        if not above or above[0] == highest or is_self_issued(highest):
+            break
+        highest = above[0]
+    return [highest]
+
+
+_PARSERS: dict[Format, Callable[[bytes], Envelope]] = {
+    Format.CMS: cms.parse,
+    Format.JWS: jws.parse,
+    Format.COSE: cose.parse,
+}

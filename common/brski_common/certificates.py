@@ -1,0 +1,260 @@
+"""What the suite reads in a certificate, and who holds one.
+
+Only reading happens here; whether a certificate is trusted is decided in `paths`. IDevID fields:
+RFC 8995, 2.3 and IEEE 802.1AR-2018, 8. domainID: RFC 8995, 5.8.2.
+"""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.x509.oid import NameOID, ObjectIdentifier
+
+from brski_common import der
+from brski_common.errors import Malformed, Untrusted
+
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+ID_PE_MASA_URL = ObjectIdentifier("1.3.6.1.5.5.7.1.32")
+ID_ON_HARDWARE_MODULE_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.4")
+ID_KP_CMC_RA = ObjectIdentifier("1.3.6.1.5.5.7.3.28")
+ID_KP_SERVER_AUTH = ObjectIdentifier("1.3.6.1.5.5.7.3.1")
+ID_KP_CLIENT_AUTH = ObjectIdentifier("1.3.6.1.5.5.7.3.2")
+
+MAX_CERTIFICATE_BYTES = 16 * 1024
+MAX_PEM_BYTES = 1024 * 1024
+PARSED_CERTIFICATES = 1024  # how many parsed certificates are kept: a pledge's is met four times in one onboarding
+
+# Everything pyca raises on bytes that are not the certificate they claim to be.
+PYCA_ERRORS = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, x509.ExtensionNotFound)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A private key with its certificate chain, leaf first. Shows no key in its repr."""
+
+    key: PrivateKey = field(repr=False)
+    chain: tuple[x509.Certificate, ...]
+
+    @property
+    def certificate(self) -> x509.Certificate:
+        """The certificate of `key`."""
+        return self.chain[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """Who is at the other end of a TLS connection: the chain exactly as received, leaf first, not yet judged."""
+
+    certificate: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
+    address: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HardwareModuleName:
+    """RFC 4108, 5: the type of a security module (dotted OID) and its serial number."""
+
+    hw_type: str
+    hw_serial_number: bytes
+
+
+def load_certificate(data: bytes) -> x509.Certificate:
+    """Parse one DER certificate, once for as long as it is remembered; raises Malformed."""
+    if len(data) > MAX_CERTIFICATE_BYTES:
+        raise Malformed("certificate-too-large", f"{len(data)} bytes, at most {MAX_CERTIFICATE_BYTES}")
+    return _load_certificate(bytes(data))
+
+
+@lru_cache(maxsize=PARSED_CERTIFICATES)
+def _load_certificate(data: bytes) -> x509.Certificate:
+    try:
+        certificate = x509.load_der_x509_certificate(data)
+        # pyca parses lazily: what is broken shall show here, not in the middle of a decision.
+        certificate.public_key()
+        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.not_valid_after_utc
+    except PYCA_ERRORS as error:
+        raise Malformed("certificate-malformed", str(error)) from error
+    return certificate
+
+
+def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
+    """Read every certificate of a PEM text, in order; raises Malformed if there is none."""
+    if len(data) > MAX_PEM_BYTES:
+        raise Malformed("pem-too-large", f"{len(data)} bytes, at most {MAX_PEM_BYTES}")
+    try:
+        parsed = x509.load_pem_x509_certificates(data)
+        return tuple(load_certificate(to_der(certificate)) for certificate in parsed)
+    except PYCA_ERRORS as error:
+        raise Malformed("certificate-malformed", str(error)) from error
+
+
+def to_der(certificate: x509.Certificate) -> bytes:
+    """The certificate's DER bytes."""
+    return certificate.public_bytes(Encoding.DER)
+
+
+def to_pem(*certificates: x509.Certificate) -> bytes:
+    """The certificates as PEM, in the order given."""
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates)
+
+
+def fingerprint(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the certificate's DER, 32 bytes."""
+    return hashlib.sha256(to_der(certificate)).digest()
+
+
+def public_key_info(key: CertificatePublicKeyTypes) -> bytes:
+    """A public key as DER SubjectPublicKeyInfo."""
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
+def spki(certificate: x509.Certificate) -> bytes:
+    """The certificate's DER SubjectPublicKeyInfo."""
+    return public_key_info(certificate.public_key())
+
+
+def spki_sha256(certificate: x509.Certificate) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes (RFC 7469, 2.4)."""
+    return hashlib.sha256(spki(certificate)).digest()
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The subject's common name, or its whole subject where it has none: for people, never for a decision."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+
+
+def serial_number(certificate: x509.Certificate) -> str:
+    """The device's serial number (2.5.4.5), never the certificate's own (RFC 8995, 2.3.1); raises Untrusted."""
+    found = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+    if not found:
+        raise Untrusted("serial-number-missing", "the subject has no serialNumber attribute (2.5.4.5)")
+    if len(found) > 1:
+        raise Untrusted("serial-number-ambiguous", "the subject has several serialNumber attributes")
+    return str(found[0].value)
+
+
+def masa_url(certificate: x509.Certificate) -> str | None:
+    """The text of the MASA URL extension, None without one (RFC 8995, 2.3.2); raises Malformed."""
+    value = _unrecognised(certificate, ID_PE_MASA_URL)
+    if value is None:
+        return None
+    element = der.parse(value)
+    if element.tag != der.IA5_STRING:
+        raise Malformed("masa-url-malformed", "the extension is not an IA5String")
+    try:
+        return element.content.decode("ascii")
+    except UnicodeDecodeError as error:
+        raise Malformed("masa-url-malformed", "not ASCII") from error
+
+
+def subject_key_id(certificate: x509.Certificate) -> bytes | None:
+    """The value of the SubjectKeyIdentifier extension."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    except x509.ExtensionNotFound:
+        return None
+
+
+def authority_key_id(certificate: x509.Certificate) -> bytes | None:
+    """The keyIdentifier of the AuthorityKeyIdentifier extension."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except x509.ExtensionNotFound:
+        return None
+
+
+def idevid_issuer(certificate: x509.Certificate) -> bytes:
+    """The idevid-issuer leaf for this IDevID: the whole extnValue of its AuthorityKeyIdentifier.
+
+    That is an OCTET STRING around the extension, `04 18 30 16 80 14 …` with a usual key identifier
+    (draft-ietf-anima-rfc8366bis, 6.1). Without the extension the same wrapping holds the
+    SHA-1 key identifier of the IDevID's own key, as that text has it.
+    """
+    try:
+        extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
+        return der.octet_string(extension.public_bytes())
+    except x509.ExtensionNotFound:
+        own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+        return der.octet_string(x509.AuthorityKeyIdentifier(own, None, None).public_bytes())
+
+
+def idevid_issuer_forms(certificate: x509.Certificate) -> frozenset[bytes]:
+    """Every encoding of idevid-issuer met in the wild that names this IDevID's issuer.
+
+    Besides the right one: the extension without the OCTET STRING, the bare key identifier in an
+    OCTET STRING, and the bare key identifier. Each names the same key, so none weakens the check.
+    """
+    full = idevid_issuer(certificate)
+    extension = der.parse(full).content
+    key_id = authority_key_id(certificate)
+    bare = () if key_id is None else (key_id, der.octet_string(key_id))
+    return frozenset((full, extension, *bare))
+
+
+def hardware_module_name(certificate: x509.Certificate) -> HardwareModuleName | None:
+    """The hardwareModuleName of the subjectAltName (IEEE 802.1AR-2018, 8.10.4); raises Malformed."""
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound:
+        return None
+    for name in names.get_values_for_type(x509.OtherName):
+        if name.type_id == ID_ON_HARDWARE_MODULE_NAME:
+            return read_hardware_module_name(name.value)
+    return None
+
+
+def read_hardware_module_name(value: bytes) -> HardwareModuleName:
+    """Decode `SEQUENCE { hwType OBJECT IDENTIFIER, hwSerialNum OCTET STRING }`; raises Malformed."""
+    sequence = der.parse(value)
+    members = sequence.children() if sequence.tag == der.SEQUENCE else ()
+    if len(members) != 2 or members[0].tag != der.OBJECT_IDENTIFIER or members[1].tag != der.OCTET_STRING:
+        raise Malformed("hardware-module-name-malformed", "not a sequence of OID and OCTET STRING")
+    return HardwareModuleName(members[0].oid(), members[1].content)
+
+
+def domain_id(certificate: x509.Certificate) -> bytes:
+    """The domainID of a pinned-domain-cert: its SubjectKeyIdentifier, else SPKI SHA-256 (RFC 8995, 5.8.2)."""
+    return subject_key_id(certificate) or spki_sha256(certificate)
+
+
+def extended_key_usages(certificate: x509.Certificate) -> frozenset[ObjectIdentifier]:
+    """The extended key usages, empty without the extension."""
+    try:
+        return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+    except x509.ExtensionNotFound:
+        return frozenset()
+
+
+def is_ca(certificate: x509.Certificate) -> bool:
+    """Whether basicConstraints says CA."""
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def is_self_issued(certificate: x509.Certificate) -> bool:
+    """Whether subject and issuer are one name."""
+    return certificate.subject == certificate.issuer
+
+
+def without_duplicates(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:
+    """The certificates in order, each once."""
+    return tuple(dict.fromkeys(certificates))
+
+
+def _unrecognised(certificate: x509.Certificate, oid: ObjectIdentifier) -> bytes | None:
+    try:
+        value = certificate.extensions.get_extension_for_oid(oid).value
+    except x509.ExtensionNotFound:
+        return None
+    return value.value if isinstance(value, x509.UnrecognizedExtension) else value.public_bytes()

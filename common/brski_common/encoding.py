@@ -1,0 +1,303 @@
+"""Vouchers as YANG-JSON (RFC 7951) and YANG-CBOR (RFC 9254), written and read from the one leaf table.
+
+Reading is liberal where the field needs it (RFC 8995, 5.6.1 "ignore unknown fields"): unknown
+members are passed over, times come with any offset or as a date, CBOR keys as names, SID deltas or
+tagged absolute SIDs. Writing is strict. A voucher is never read as a voucher request, nor the
+other way round: the one top member decides.
+"""
+
+import base64
+import binascii
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from io import BytesIO
+from typing import Any
+
+import cbor2
+
+from brski_common import strictjson
+from brski_common.errors import Malformed, UnsupportedFormat
+from brski_common.strictjson import JsonValue
+from brski_common.voucher import (
+    PRM_REQUEST_NAME,
+    REQUEST_NAME,
+    REQUEST_SID,
+    VOUCHER_NAME,
+    VOUCHER_SID,
+    Assertion,
+    Kind,
+    Leaf,
+    Voucher,
+    VoucherData,
+    VoucherRequest,
+    leaves_of,
+    top_name,
+)
+
+MAX_PAYLOAD_BYTES = 128 * 1024
+MAX_TEXT = 1024  # characters of one text leaf
+MAX_NONCE = 64  # characters: 32 bytes in base64 are 44
+MAX_LIST = 32
+TAG_SID = 47  # RFC 9254, 3.2: an absolute SID as a key
+MAX_CBOR_DEPTH = 16
+
+_TOPS: dict[str | int, type[VoucherData]] = {
+    VOUCHER_NAME: Voucher,
+    REQUEST_NAME: VoucherRequest,
+    PRM_REQUEST_NAME: VoucherRequest,
+    VOUCHER_SID: Voucher,
+    REQUEST_SID: VoucherRequest,
+}
+# draft-ietf-anima-rfc8366bis, 8.5: the numbers of the assertion's names.
+_ASSERTION_NUMBERS = {assertion: number for number, assertion in enumerate(Assertion)}
+
+
+def write_json(model: VoucherData) -> bytes:
+    """A voucher or voucher request as YANG-JSON, without white space."""
+    return strictjson.dumps({top_name(type(model)): json_members(model)})
+
+
+def json_members(model: VoucherData) -> dict[str, JsonValue]:
+    """The leaves that are set, as JSON values under their YANG names."""
+    return {leaf.yang: _TO_JSON[leaf.kind](value) for leaf, value in _set_leaves(model)}
+
+
+def read_json(data: bytes) -> VoucherData:
+    """Read YANG-JSON: a `Voucher` or a `VoucherRequest`; raises Malformed, UnsupportedFormat."""
+    document = strictjson.load_object(data, limit=MAX_PAYLOAD_BYTES)
+    kind, members = _top(document)
+    table = {leaf.yang: leaf for leaf in leaves_of(kind)}
+    known = {table[name]: value for name, value in members.items() if name in table and value is not None}
+    return _build(kind, {leaf.attribute: _read(_FROM_JSON[leaf.kind], leaf, value) for leaf, value in known.items()})
+
+
+def write_cbor(model: VoucherData) -> bytes:
+    """A voucher or voucher request as YANG-CBOR with SID deltas as keys."""
+    request = isinstance(model, VoucherRequest)
+    parent = REQUEST_SID if request else VOUCHER_SID
+    members = {_sid(leaf, request) - parent: _TO_CBOR[leaf.kind](value) for leaf, value in _set_leaves(model)}
+    return cbor2.dumps({parent: dict(sorted(members.items()))})
+
+
+def read_cbor(data: bytes) -> VoucherData:
+    """Read YANG-CBOR: a `Voucher` or a `VoucherRequest`; raises Malformed, UnsupportedFormat."""
+    kind, members = _top(load_cbor(data, limit=MAX_PAYLOAD_BYTES))
+    request = issubclass(kind, VoucherRequest)
+    parent = REQUEST_SID if request else VOUCHER_SID
+    table: dict[object, Leaf] = {leaf.yang: leaf for leaf in leaves_of(kind)}
+    table |= {_sid(leaf, request) - parent: leaf for leaf in leaves_of(kind)}
+    table |= {("sid", _sid(leaf, request)): leaf for leaf in leaves_of(kind)}
+    values: dict[str, Any] = {}
+    for key, value in members.items():
+        leaf = table.get(_cbor_key(key))
+        if leaf is None or value is None:
+            continue
+        if leaf.attribute in values:
+            raise Malformed("voucher-duplicate-leaf", leaf.yang)
+        values[leaf.attribute] = _read(_FROM_CBOR[leaf.kind], leaf, value)
+    return _build(kind, values)
+
+
+def load_cbor(data: bytes, *, limit: int) -> Any:  # noqa: ANN401 - CBOR holds anything; each reader checks what it takes
+    """Read exactly one bounded CBOR item; raises Malformed."""
+    if len(data) > limit:
+        raise Malformed("cbor-too-large", f"{len(data)} bytes, at most {limit}")
+    stream = BytesIO(data)
+    try:
+        value = cbor2.CBORDecoder(stream, tag_hook=_keep_tag).decode()
+    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+        raise Malformed("cbor-malformed", type(error).__name__) from error
+    if stream.tell() != len(data):
+        raise Malformed("cbor-malformed", "bytes after the end")
+    return value
+
+
+def decode_base64(text: str) -> bytes:
+    """Read base64 (RFC 4648, 4), tolerating the URL alphabet and absent padding; raises Malformed."""
+    standard = text.translate(_URL_ALPHABET).rstrip("=")
+    try:
+        return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise Malformed("base64-malformed", str(error)) from error
+
+
+def encode_time(moment: datetime) -> str:
+    """A time as RFC 3339 in UTC with `Z`, milliseconds only where there are some."""
+    moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+
+
+def decode_time(text: str) -> datetime:
+    """Read an RFC 3339 time with any offset and fraction, or a date alone; aware UTC. Raises Malformed."""
+    try:
+        moment = datetime.fromisoformat(text)
+        moment = moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise Malformed("time-malformed", text[:64]) from error
+    return moment
+
+
+def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
+    if not isinstance(document, Mapping):
+        raise Malformed("voucher-malformed", "not a map")
+    if len(document) != 1:
+        raise Malformed("voucher-malformed", f"{len(document)} top members, exactly one is a voucher")
+    (top, members) = next(iter(document.items()))
+    key = top.value if isinstance(top, cbor2.CBORTag) and top.tag == TAG_SID else top
+    kind = _TOPS.get(key) if isinstance(key, str | int) else None
+    if kind is None:
+        raise UnsupportedFormat("voucher-kind-unknown", str(key)[:64])
+    if not isinstance(members, Mapping):
+        raise Malformed("voucher-malformed", "the top member is not a map")
+    return kind, members
+
+
+def _build(kind: type[VoucherData], values: dict[str, Any]) -> VoucherData:
+    if not values.get("serial_number"):
+        raise Malformed("voucher-serial-number-missing", "serial-number is mandatory")
+    return kind(**values)
+
+
+def _set_leaves(model: VoucherData) -> list[tuple[Leaf, Any]]:
+    pairs = ((leaf, getattr(model, leaf.attribute)) for leaf in leaves_of(type(model)))
+    return [(leaf, value) for leaf, value in pairs if value is not None]
+
+
+def _sid(leaf: Leaf, request: bool) -> int:
+    sid = leaf.request_sid if request else leaf.voucher_sid
+    assert sid is not None
+    return sid
+
+
+def _cbor_key(key: object) -> object:
+    if isinstance(key, cbor2.CBORTag):
+        return ("sid", key.value) if key.tag == TAG_SID and isinstance(key.value, int) else None
+    return key if isinstance(key, str | int) and not isinstance(key, bool) else None
+
+
+def _keep_tag(*arguments: Any) -> cbor2.CBORTag:  # noqa: ANN401 - cbor2 5 passes (decoder, tag), cbor2 6 (tag, …)
+    return next(argument for argument in arguments if isinstance(argument, cbor2.CBORTag))
+
+
+def _read(reader: Callable[[Any], Any], leaf: Leaf, value: object) -> object:
+    try:
+        return reader(value)
+    except Malformed as error:
+        raise Malformed("voucher-leaf-malformed", f"{leaf.yang}: {error}") from error
+
+
+def _text(value: object, limit: int = MAX_TEXT) -> str:
+    if not isinstance(value, str) or not value or len(value) > limit:
+        raise Malformed("text-malformed", f"not a text of 1 to {limit} characters")
+    if not value.isprintable():
+        raise Malformed("text-malformed", "control characters")
+    return value
+
+
+def _nonce(value: object) -> str:
+    return _text(value, MAX_NONCE)
+
+
+def _cbor_nonce(value: object) -> str:
+    return _encode_base64(_bytes(value))
+
+
+def _boolean(value: object) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed("boolean-malformed", type(value).__name__)
+    return value
+
+
+def _bytes(value: object) -> bytes:
+    if not isinstance(value, bytes):
+        raise Malformed("binary-malformed", type(value).__name__)
+    return value
+
+
+def _binary(value: object) -> bytes:
+    if not isinstance(value, str):
+        raise Malformed("binary-malformed", type(value).__name__)
+    return decode_base64(value)
+
+
+def _list(value: object) -> Sequence[object]:
+    """A list, or the bare item that some writers put in its place."""
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        return (value,)
+    if len(value) > MAX_LIST:
+        raise Malformed("list-too-long", f"more than {MAX_LIST}")
+    return value
+
+
+def _names(value: object) -> tuple[str | int, ...]:
+    items = _list(value)
+    if not all(isinstance(item, str | int) and not isinstance(item, bool) for item in items):
+        raise Malformed("list-malformed", "neither names nor numbers")
+    return tuple(item for item in items if isinstance(item, str | int))
+
+
+def _assertion(value: object) -> Assertion:
+    try:
+        return Assertion(_text(value))
+    except ValueError as error:
+        raise Malformed("assertion-unknown", str(value)[:64]) from error
+
+
+def _cbor_assertion(value: object) -> Assertion:
+    for assertion, number in _ASSERTION_NUMBERS.items():
+        if value == number and type(value) is int:
+            return assertion
+    return _assertion(value)
+
+
+def _encode_base64(value: bytes) -> str:
+    return base64.b64encode(value).decode()
+
+
+def _time(value: object) -> datetime:
+    return decode_time(_text(value))
+
+
+_URL_ALPHABET = str.maketrans("-_", "+/")
+
+# Write and read stand side by side, one line a kind.
+_TO_JSON: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: str,
+    Kind.TIME: encode_time,
+    Kind.BINARY: _encode_base64,
+    Kind.BINARY_LIST: lambda value: [_encode_base64(item) for item in value],
+    Kind.NONCE: str,
+    Kind.BOOLEAN: bool,
+    Kind.ASSERTION: str,
+    Kind.NAMES: list,
+}
+_FROM_JSON: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: _text,
+    Kind.TIME: _time,
+    Kind.BINARY: _binary,
+    Kind.BINARY_LIST: lambda value: tuple(_binary(item) for item in _list(value)),
+    Kind.NONCE: _nonce,
+    Kind.BOOLEAN: _boolean,
+    Kind.ASSERTION: _assertion,
+    Kind.NAMES: _names,
+}
+_TO_CBOR: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: str,
+    Kind.TIME: encode_time,
+    Kind.BINARY: bytes,
+    Kind.BINARY_LIST: list,
+    Kind.NONCE: decode_base64,
+    Kind.BOOLEAN: bool,
+    Kind.ASSERTION: _ASSERTION_NUMBERS.__getitem__,
+    Kind.NAMES: list,
+}
+_FROM_CBOR: dict[Kind, Callable[[Any], Any]] = {
+    Kind.TEXT: _text,
+    Kind.TIME: _time,
+    Kind.BINARY: _bytes,
+    Kind.BINARY_LIST: lambda value: tuple(_bytes(item) for item in _list(value)),
+    Kind.NONCE: _cbor_nonce,
+    Kind.BOOLEAN: _boolean,
+    Kind.ASSERTION: _cbor_assertion,
+    Kind.NAMES: _names,
+}

@@ -1,0 +1,306 @@
+"""Certification paths: who vouches for a certificate, down from a trust anchor.
+
+The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
+
+1. A path is found by trying issuers, anchors first; it never leaves the given pool and anchors.
+2. A link holds if the names meet, the issuer is a CA allowed to sign certificates, and its key made
+   the signature. A link that held is remembered, one that failed is not.
+3. Every certificate of the path, the anchor too, is checked against `now`. `now=None` means that
+   no trusted clock exists: all dates are ignored, and only those (RFC 8995, 2.6.1).
+4. A critical extension not known here ends the path, unless the caller tolerates it by name.
+5. Work is bounded: an attacker chooses the pool.
+"""
+
+import ipaddress
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
+from functools import lru_cache
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
+
+from brski_common.certificates import (
+    PYCA_ERRORS,
+    common_name,
+    is_ca,
+    is_self_issued,
+    load_pem,
+    spki,
+    without_duplicates,
+)
+from brski_common.errors import Untrusted
+
+MAX_PATH_CERTIFICATES = 8
+MAX_LINKS_TRIED = 32
+MAX_POOL = 32
+VERIFIED_LINKS = 4096
+MIN_RSA_BITS = 2048
+
+Check = Callable[[Sequence[x509.Certificate]], None]
+
+_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_KNOWN_CRITICAL = frozenset(
+    (
+        ExtensionOID.BASIC_CONSTRAINTS,
+        ExtensionOID.KEY_USAGE,
+        ExtensionOID.EXTENDED_KEY_USAGE,
+        ExtensionOID.SUBJECT_ALTERNATIVE_NAME,
+        ExtensionOID.AUTHORITY_KEY_IDENTIFIER,
+        ExtensionOID.SUBJECT_KEY_IDENTIFIER,
+        ExtensionOID.CRL_DISTRIBUTION_POINTS,
+        ExtensionOID.CERTIFICATE_POLICIES,
+        ExtensionOID.NAME_CONSTRAINTS,
+    )
+)
+
+
+class Anchors:
+    """A trust-anchor database: what is trusted without a signature. Never changed; make a new one."""
+
+    def __init__(self, certificates: Iterable[x509.Certificate] = ()) -> None:
+        self.certificates = without_duplicates(certificates)
+        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
+        for certificate in self.certificates:
+            self._by_subject.setdefault(certificate.subject, []).append(certificate)
+
+    @classmethod
+    def from_pem(cls, data: bytes) -> "Anchors":
+        """The certificates of a PEM text as anchors; raises Malformed."""
+        return cls(load_pem(data))
+
+    def __bool__(self) -> bool:
+        return bool(self.certificates)
+
+    def __contains__(self, certificate: x509.Certificate) -> bool:
+        return certificate in self._by_subject.get(certificate.subject, ())
+
+    def named(self, subject: x509.Name) -> Sequence[x509.Certificate]:
+        """The anchors with that subject."""
+        return self._by_subject.get(subject, ())
+
+
+def build_path(
+    leaf: x509.Certificate,
+    pool: Iterable[x509.Certificate],
+    anchors: Anchors,
+    now: datetime | None,
+    *,
+    leaf_may_be_anchor: bool = False,
+    tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
+) -> tuple[x509.Certificate, ...]:
+    """Find a path from `leaf` to an anchor, leaf first; raises Untrusted.
+
+    `pool` holds untrusted certificates that may serve as intermediates. With `leaf_may_be_anchor`
+    a leaf whose key is an anchor's key is its own path, as for a pinned end entity (RFC 8995, 5.6.2).
+    """
+
+    def check(path: Sequence[x509.Certificate]) -> None:
+        check_path(path, now, tolerated_critical=tolerated_critical)
+
+    if leaf_may_be_anchor and any(spki(leaf) == spki(anchor) for anchor in anchors.certificates):
+        check((leaf,))
+        return (leaf,)
+    return _Search(without_duplicates(pool)[:MAX_POOL], anchors, check).find(leaf)
+
+
+def check_path(
+    path: Sequence[x509.Certificate],
+    now: datetime | None,
+    *,
+    tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
+) -> None:
+    """Check each certificate of a linked path: dates, extensions, keys, path length, names; raises Untrusted."""
+    for certificate in path:
+        if now is not None:
+            check_dates(certificate, now)
+        _check_critical(certificate, tolerated_critical)
+        _check_key(certificate)
+    for index, issuer in enumerate(path[1:], start=1):
+        below = path[:index]
+        _check_path_length(issuer, below)
+        _check_name_constraints(issuer, below)
+
+
+def check_dates(certificate: x509.Certificate, now: datetime) -> None:
+    """Check notBefore and notAfter against `now` (aware); raises Untrusted."""
+    if now < certificate.not_valid_before_utc:
+        raise Untrusted(
+            "certificate-not-yet-valid", f"{common_name(certificate)} from {certificate.not_valid_before_utc}"
+        )
+    if now > certificate.not_valid_after_utc:
+        raise Untrusted("certificate-expired", f"{common_name(certificate)} on {certificate.not_valid_after_utc}")
+
+
+def check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
+    """Check that `issuer` is a CA that signed `subject`; raises Untrusted. A link that holds is remembered."""
+    _check_link(subject, issuer)
+
+
+class _Search:
+    """A depth-first search for a path that passes `check`; the last reason why one failed is kept for the log."""
+
+    def __init__(self, pool: Sequence[x509.Certificate], anchors: Anchors, check: Check) -> None:
+        self._pool = pool
+        self._anchors = anchors
+        self._check = check
+        self._tried = 0
+        self._failure = Untrusted("path-not-found", "no issuer is known for the certificate")
+
+    def find(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
+        path = self._extend((leaf,))
+        if path is None:
+            raise self._failure
+        return path
+
+    def _extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
+        last = path[-1]
+        for anchor in self._anchors.named(last.issuer):
+            # An anchor that was also sent as a part of the chain stands once.
+            complete = path if last == anchor else (*path, anchor)
+            if self._links(last, anchor) and self._passes(complete):
+                return complete
+        if len(path) == MAX_PATH_CERTIFICATES:
+            return None
+        for candidate in self._pool:
+            if candidate.subject == last.issuer and candidate not in path and self._links(last, candidate):
+                found = self._extend((*path, candidate))
+                if found is not None:
+                    return found
+        return None
+
+    def _passes(self, path: Sequence[x509.Certificate]) -> bool:
+        try:
+            self._check(path)
+        except Untrusted as failure:
+            self._failure = failure
+            return False
+        return True
+
+    def _links(self, subject: x509.Certificate, issuer: x509.Certificate) -> bool:
+        self._tried += 1
+        if self._tried > MAX_LINKS_TRIED:
+            raise Untrusted("path-too-long", f"no path within {MAX_LINKS_TRIED} links")
+        try:
+            _check_link(subject, issuer)
+        except Untrusted as failure:
+            self._failure = failure
+            return False
+        return True
+
+
+@lru_cache(maxsize=VERIFIED_LINKS)
+def _check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
+    if not is_ca(issuer):
+        raise Untrusted("ca-not-allowed", f"{common_name(issuer)} is not a CA")
+    if not _may_sign_certificates(issuer):
+        raise Untrusted("ca-not-allowed", f"{common_name(issuer)} has a keyUsage without keyCertSign")
+    try:
+        if not isinstance(subject.signature_hash_algorithm, (*_HASHES, type(None))):
+            raise Untrusted("signature-algorithm-weak", common_name(subject))
+        subject.verify_directly_issued_by(issuer)
+    except InvalidSignature as error:
+        raise Untrusted("certificate-signature-invalid", f"{common_name(subject)}, {common_name(issuer)}") from error
+    except PYCA_ERRORS as error:
+        raise Untrusted("path-not-found", str(error)) from error
+
+
+def _may_sign_certificates(certificate: x509.Certificate) -> bool:
+    try:
+        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
+    except x509.ExtensionNotFound:
+        return True
+
+
+def _check_critical(certificate: x509.Certificate, tolerated: frozenset[ObjectIdentifier]) -> None:
+    for extension in certificate.extensions:
+        if extension.critical and extension.oid not in _KNOWN_CRITICAL and extension.oid not in tolerated:
+            raise Untrusted(
+                "critical-extension-unknown", f"{extension.oid.dotted_string} in {common_name(certificate)}"
+            )
+
+
+def _check_key(certificate: x509.Certificate) -> None:
+    key = certificate.public_key()
+    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+        raise Untrusted("key-too-weak", f"RSA {key.key_size} in {common_name(certificate)}")
+
+
+def _check_path_length(issuer: x509.Certificate, below: Sequence[x509.Certificate]) -> None:
+    """RFC 5280, 4.2.1.9: self-issued certificates and the leaf do not count."""
+    limit = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
+    between = sum(not is_self_issued(certificate) for certificate in below[1:])
+    if limit is not None and between > limit:
+        raise Untrusted("path-too-long", f"{common_name(issuer)} allows {limit} CAs below it, here are {between}")
+
+
+def _check_name_constraints(issuer: x509.Certificate, below: Sequence[x509.Certificate]) -> None:
+    try:
+        constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
+    except x509.ExtensionNotFound:
+        return
+    for certificate in below:
+        for name in _names(certificate):
+            _check_name(name, constraints.permitted_subtrees or (), constraints.excluded_subtrees or ())
+
+
+def _names(certificate: x509.Certificate) -> list[x509.GeneralName]:
+    names: list[x509.GeneralName] = [x509.DirectoryName(certificate.subject)] if list(certificate.subject) else []
+    try:
+        names.extend(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
+    except x509.ExtensionNotFound:
+        return names
+    return names
+
+
+def _check_name(
+    name: x509.GeneralName, permitted: Iterable[x509.GeneralName], excluded: Iterable[x509.GeneralName]
+) -> None:
+    kind = type(name)
+    allowed = [tree for tree in permitted if type(tree) is kind]
+    if allowed and not any(_within(name, tree) for tree in allowed):
+        raise Untrusted("name-not-permitted", str(name.value))
+    if any(type(tree) is kind and _within(name, tree) for tree in excluded):
+        raise Untrusted("name-not-permitted", str(name.value))
+
+
+def _within(name: x509.GeneralName, tree: x509.GeneralName) -> bool:
+    """Whether a name lies in a subtree of its kind (RFC 5280, 4.2.1.10); a kind not read here is refused."""
+    if isinstance(name, x509.DNSName):
+        host, domain = name.value.lower(), str(tree.value).lower().lstrip(".")
+        return not domain or host == domain or host.endswith("." + domain)
+    if isinstance(name, x509.IPAddress):
+        if not isinstance(name.value, ipaddress.IPv4Address | ipaddress.IPv6Address):
+            raise Untrusted("name-not-permitted", "an address range stands where an address belongs")
+        return name.value in tree.value
+    if isinstance(name, x509.DirectoryName):
+        outer = list(tree.value.rdns)
+        return list(name.value.rdns)[: len(outer)] == outer
+    raise Untrusted("name-constraint-unsupported", type(name).__name__)
+
+
+def verify_host(certificate: x509.Certificate, host: str) -> None:
+    """Check that the certificate names `host`, a DNS name or an IP address (RFC 9525, 6); raises Untrusted.
+
+    Only subjectAltName counts. A wildcard stands for exactly one left-most label.
+    """
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except x509.ExtensionNotFound as error:
+        raise Untrusted("host-name-mismatch", f"no subjectAltName, wanted {host}") from error
+    try:
+        matched = ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
+    except ValueError:
+        matched = any(_matches_dns(pattern, host) for pattern in names.get_values_for_type(x509.DNSName))
+    if not matched:
+        raise Untrusted("host-name-mismatch", f"the certificate is not for {host}")
+
+
+def _matches_dns(pattern: str, host: str) -> bool:
+    pattern, host = pattern.lower().rstrip("."), host.lower().rstrip(".")
+    if not pattern.startswith("*."):
+        return pattern == host
+    label, _, rest = host.partition(".")
+    return bool(label) and "." in rest and rest == pattern[2:]

@@ -1,0 +1,90 @@
+"""JSON as the protocol means it: UTF-8, bounded, no duplicate members, no NaN.
+
+Python's reader keeps the last of two equal members and a signer may have meant the first; it also
+follows nesting until the stack ends. Both are attacks on a verifier (RFC 8995, 11), so every JSON
+document that comes from a peer is read here.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from brski_common.errors import Malformed
+
+JsonScalar = str | int | float | bool | None
+JsonValue = JsonScalar | Sequence["JsonValue"] | Mapping[str, "JsonValue"]
+
+MAX_JSON_BYTES = 256 * 1024
+MAX_JSON_DEPTH = 32
+MAX_INTEGER_DIGITS = 20  # 2**64 has 20; nothing in the protocol counts higher
+
+
+def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES) -> JsonValue:
+    """Read one JSON text of at most `limit` bytes; raises Malformed with a `json-…` reason."""
+    if len(data) > limit:
+        raise Malformed("json-too-large", f"{len(data)} bytes, at most {limit}")
+    text = data if isinstance(data, str) else _decode(data)
+    _check_depth(text)
+    try:
+        value: JsonValue = _DECODER.decode(text)
+    except ValueError as error:
+        raise Malformed("json-malformed", str(error)) from error
+    return value
+
+
+def load_object(data: bytes | str, *, limit: int = MAX_JSON_BYTES) -> Mapping[str, JsonValue]:
+    """Read a JSON text whose top is an object; raises Malformed."""
+    value = loads(data, limit=limit)
+    if not isinstance(value, Mapping):
+        raise Malformed("json-not-an-object", type(value).__name__)
+    return value
+
+
+def dumps(value: JsonValue) -> bytes:
+    """Write `value` compactly as UTF-8."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def _decode(data: bytes) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise Malformed("json-not-utf-8", f"at byte {error.start}") from error
+
+
+def _check_depth(text: str) -> None:
+    """Refuse deep nesting before the recursive reader meets it. Brackets inside strings count too, once over."""
+    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
+        return
+    depth, quoted, escaped = 0, False, False
+    for character in text:
+        if quoted:
+            escaped, quoted = character == "\\" and not escaped, character != '"' or escaped
+        elif character == '"':
+            quoted = True
+        elif character in "[{":
+            depth += 1
+            if depth > MAX_JSON_DEPTH:
+                raise Malformed("json-too-deep", f"more than {MAX_JSON_DEPTH} levels")
+        elif character in "]}":
+            depth -= 1
+
+
+def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise Malformed("json-duplicate-member", "a member name occurs twice")
+    return members
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > MAX_INTEGER_DIGITS:
+        raise Malformed("json-number-too-long", f"{len(digits)} digits")
+    return int(digits)
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Malformed("json-malformed", f"{name} is not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_no_constant)
