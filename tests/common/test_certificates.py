@@ -1,0 +1,179 @@
+"""Reading an IDevID: serial number, MASA URL, issuer, module name, domainID (RFC 8995, 2.3 and 5.8.2)."""
+
+import base64
+from datetime import timedelta
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from hypothesis import given
+from hypothesis import strategies as st
+
+from brski_common import certificates, der, issuing
+from brski_common.errors import BrskiError, Malformed, Untrusted
+from tests.support.vectors import vector
+from tests.support.world import NOW, Domain, Manufacturer, masa_url_extension
+
+
+@pytest.fixture(scope="module")
+def maker() -> Manufacturer:
+    return Manufacturer()
+
+
+@pytest.mark.req("ID-02")
+def test_the_serial_number_is_the_subjects_not_the_certificates(maker: Manufacturer) -> None:
+    certificate = maker.idevid("SN-0815").certificate
+    assert certificates.serial_number(certificate) == "SN-0815"
+    assert certificates.serial_number(certificate) != str(certificate.serial_number)
+
+
+@pytest.mark.req("ID-01")
+def test_a_subject_without_or_with_two_serial_numbers_is_refused(maker: Manufacturer) -> None:
+    nameless = maker.idevid("SN-1", subject=issuing.name("Device"))
+    with pytest.raises(Untrusted, match="serial-number-missing"):
+        certificates.serial_number(nameless.certificate)
+    twice = x509.Name([x509.NameAttribute(NameOID.SERIAL_NUMBER, text) for text in ("A", "B")])
+    with pytest.raises(Untrusted, match="serial-number-ambiguous"):
+        certificates.serial_number(maker.idevid("SN-1", subject=twice).certificate)
+
+
+@pytest.mark.req("ID-03")
+def test_the_masa_url_is_read_from_an_ia5_string(maker: Manufacturer) -> None:
+    assert certificates.masa_url(maker.idevid("SN-1", masa_url="masa.example").certificate) == "masa.example"
+    assert certificates.masa_url(maker.idevid("SN-1", masa_url=None).certificate) is None
+
+
+@pytest.mark.req("ID-03")
+@pytest.mark.parametrize(
+    "value", [der.utf8_string("masa.example"), b"\x16\x03\xff\xfe\xfd", b"\x16\x7fx", b"", b"\x16"]
+)
+def test_a_masa_url_of_another_type_is_malformed(maker: Manufacturer, value: bytes) -> None:
+    extension = x509.UnrecognizedExtension(certificates.ID_PE_MASA_URL, value)
+    device = maker.idevid("SN-1", masa_url=None, extensions=[(extension, False)])
+    with pytest.raises(Malformed):
+        certificates.masa_url(device.certificate)
+
+
+@pytest.mark.req("RM-10")
+def test_idevid_issuer_is_the_whole_authority_key_identifier(maker: Manufacturer) -> None:
+    certificate = maker.idevid("SN-1").certificate
+    key_id = certificates.subject_key_id(maker.idevid_ca.certificate)
+    assert key_id is not None
+    assert certificates.idevid_issuer(certificate) == bytes.fromhex("041830168014") + key_id
+
+
+@pytest.mark.req("RM-10")
+def test_idevid_issuer_of_the_published_jws_example() -> None:
+    (certificate,) = certificates.load_pem(vector("jws-voucher/pledge_idevid.crt.pem"))
+    wanted = base64.b64decode("BBgwFoAUlU7Vft0KvopLzyjGaNB2fcQyB/U=")
+    assert certificates.idevid_issuer(certificate) == wanted
+
+
+@pytest.mark.req("RM-10")
+def test_without_authority_key_identifier_the_devices_own_key_is_named() -> None:
+    (certificate,) = certificates.load_pem(vector("rfc8995/pledge_idevid.crt.pem"))
+    own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+    assert certificates.authority_key_id(certificate) is None
+    assert certificates.idevid_issuer(certificate) == bytes.fromhex("041830168014") + own
+
+
+def test_the_four_encodings_of_idevid_issuer_in_the_wild_are_known(maker: Manufacturer) -> None:
+    certificate = maker.idevid("SN-1").certificate
+    key_id = certificates.authority_key_id(certificate)
+    assert key_id is not None
+    full = certificates.idevid_issuer(certificate)
+    assert certificates.idevid_issuer_forms(certificate) == {full, full[2:], key_id, b"\x04\x14" + key_id}
+
+
+@pytest.mark.req("AL-11")
+def test_domain_id_without_key_identifier_is_the_spki_fingerprint() -> None:
+    (registrar,) = certificates.load_pem(vector("rfc8995/registrar.crt.pem"))
+    assert base64.b64encode(certificates.domain_id(registrar)) == b"Oy6w2vS8ar8m/FtEHuzs7sl7LSD3pW9yTCgCecoIL3M="
+
+
+@pytest.mark.req("AL-11")
+def test_domain_id_is_the_value_of_the_key_identifier() -> None:
+    registrar = Domain().registrar.certificate
+    extension = registrar.extensions.get_extension_for_class(x509.SubjectKeyIdentifier)
+    assert certificates.domain_id(registrar) == extension.value.digest
+
+
+@pytest.mark.req("AR-05")
+def test_the_hardware_module_name_of_the_published_request() -> None:
+    csr = x509.load_der_x509_csr(vector("rfc9148/enroll.csr.der"))
+    names = csr.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    (other,) = names.get_values_for_type(x509.OtherName)
+    read = certificates.read_hardware_module_name(other.value)
+    assert read == certificates.HardwareModuleName("1.3.6.1.4.1.6715.10.1", bytes.fromhex("01020304"))
+
+
+@pytest.mark.req("AR-05")
+def test_the_hardware_module_name_of_a_device(maker: Manufacturer) -> None:
+    value = der.sequence(der.oid("1.3.6.1.4.1.6715.10.1"), der.octet_string(b"\x01\x02"))
+    names = x509.SubjectAlternativeName([x509.OtherName(certificates.ID_ON_HARDWARE_MODULE_NAME, value)])
+    device = maker.idevid("SN-1", extensions=[(names, False)])
+    assert certificates.hardware_module_name(device.certificate) == certificates.HardwareModuleName(
+        "1.3.6.1.4.1.6715.10.1", b"\x01\x02"
+    )
+    assert certificates.hardware_module_name(maker.idevid("SN-2").certificate) is None
+
+
+@pytest.mark.parametrize("value", [b"", b"\x30\x00", der.octet_string(b"x"), der.sequence(der.octet_string(b"x"))])
+def test_a_broken_hardware_module_name_is_malformed(value: bytes) -> None:
+    with pytest.raises(Malformed):
+        certificates.read_hardware_module_name(value)
+
+
+@given(st.binary(max_size=300))
+def test_any_bytes_as_a_certificate_raise_only_malformed(data: bytes) -> None:
+    with pytest.raises(Malformed):
+        certificates.load_certificate(data)
+
+
+@given(st.integers(0, 10_000), st.integers(1, 255))
+def test_a_certificate_with_a_flipped_byte_raises_only_the_suites_errors(position: int, flip: int) -> None:
+    encoded = bytearray(certificates.to_der(Manufacturer().idevid("SN-1").certificate))
+    encoded[position % len(encoded)] ^= flip
+    try:
+        certificate = certificates.load_certificate(bytes(encoded))
+        certificates.serial_number(certificate)
+        certificates.masa_url(certificate)
+        certificates.idevid_issuer(certificate)
+        certificates.hardware_module_name(certificate)
+    except BrskiError:
+        pass
+
+
+@pytest.mark.req("AT-10")
+def test_an_oversize_certificate_is_not_even_parsed() -> None:
+    with pytest.raises(Malformed, match="certificate-too-large"):
+        certificates.load_certificate(b"\x30" * (certificates.MAX_CERTIFICATE_BYTES + 1))
+
+
+def test_a_certificate_is_parsed_once(maker: Manufacturer) -> None:
+    encoded = certificates.to_der(maker.idevid("SN-1").certificate)
+    assert certificates.load_certificate(encoded) is certificates.load_certificate(bytes(bytearray(encoded)))
+
+
+def test_a_credential_shows_no_key(maker: Manufacturer) -> None:
+    assert "key" not in repr(maker.idevid("SN-1"))
+
+
+def test_extended_key_usages_and_ca_flag(maker: Manufacturer) -> None:
+    registrar = Domain().registrar.certificate
+    assert certificates.ID_KP_CMC_RA in certificates.extended_key_usages(registrar)
+    assert certificates.extended_key_usages(maker.idevid("SN-1").certificate) == frozenset()
+    assert certificates.is_ca(maker.root.certificate)
+    assert not certificates.is_ca(registrar)
+
+
+@pytest.mark.req("ID-12")
+def test_a_device_identity_does_not_expire(maker: Manufacturer) -> None:
+    certificate = maker.idevid("SN-1").certificate
+    assert certificate.not_valid_after_utc == issuing.NO_EXPIRY
+    assert b"99991231235959Z" in certificates.to_der(certificate)
+    assert certificate.not_valid_before_utc < NOW + timedelta(0)
+
+
+def test_the_extension_is_written_as_it_is_read() -> None:
+    assert masa_url_extension("m").value == b"\x16\x01m"
