@@ -1,0 +1,424 @@
+"""CMS SignedData: the envelope of vouchers (RFC 8366, 5.4; RFC 5652, 5) and of certs-only messages (RFC 7030, 4.1.3).
+
+The laws of this file:
+1. BER comes in, DER goes out. Every member is read as it stands in the ASN.1 above its function.
+2. A signature without signed attributes is refused: it could be replayed as another content
+   (RFC 8366bis, 7.1). So are detached content, several signers, SHA-1 and what else `signatures` lacks.
+3. A signature covers content and content type. It does NOT cover the certificates: whoever
+   calls `verify` must go on to a path or to a certificate already known.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import lru_cache
+from typing import NamedTuple
+
+from cryptography import x509
+
+from brski_common import der, signatures
+from brski_common.certificates import Credential, load_certificate, subject_key_id, to_der, without_duplicates
+from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
+from brski_common.signatures import Digest, Scheme
+
+ID_DATA = "1.2.840.113549.1.7.1"
+ID_SIGNED_DATA = "1.2.840.113549.1.7.2"
+ID_CT_ANIMA_JSON_VOUCHER = "1.2.840.113549.1.9.16.1.40"
+
+MAX_CERTIFICATES = 64
+REMEMBERED_TEMPLATES = 64
+
+_CONTENT_TYPE = "1.2.840.113549.1.9.3"
+_MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
+_SIGNING_TIME = "1.2.840.113549.1.9.5"
+_RSA = "1.2.840.113549.1.1.1"
+_RSASSA_PSS = "1.2.840.113549.1.1.10"
+_MGF1 = "1.2.840.113549.1.1.8"
+_ED25519 = "1.3.101.112"
+_ONCE = (_CONTENT_TYPE, _MESSAGE_DIGEST, _SIGNING_TIME)
+
+_DIGEST_OIDS: dict[Digest, str] = {
+    "sha256": "2.16.840.1.101.3.4.2.1",
+    "sha384": "2.16.840.1.101.3.4.2.2",
+    "sha512": "2.16.840.1.101.3.4.2.3",
+}
+_DIGESTS = {oid: digest for digest, oid in _DIGEST_OIDS.items()}
+_ECDSA_OIDS: dict[Digest, str] = {
+    "sha256": "1.2.840.10045.4.3.2",
+    "sha384": "1.2.840.10045.4.3.3",
+    "sha512": "1.2.840.10045.4.3.4",
+}
+# signatureAlgorithm -> scheme, where the identifier names the digest (RFC 5754, 3; RFC 8419, 3).
+_SCHEMES: dict[str, Scheme] = {
+    **{oid: Scheme("EC", digest) for digest, oid in _ECDSA_OIDS.items()},
+    "1.2.840.113549.1.1.11": Scheme("RSA", "sha256"),
+    "1.2.840.113549.1.1.12": Scheme("RSA", "sha384"),
+    "1.2.840.113549.1.1.13": Scheme("RSA", "sha512"),
+    _ED25519: Scheme("Ed25519", "sha512"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Signer:
+    """One SignerInfo, its signature not yet verified.
+
+    Either `issuer_and_serial` (the content octets of IssuerAndSerialNumber) or `key_id` names the
+    certificate. `signed_attributes` is the DER the signature is over, None where there is none.
+    """
+
+    issuer_and_serial: bytes | None
+    key_id: bytes | None
+    scheme: Scheme
+    signed_attributes: bytes | None
+    content_type: str | None
+    message_digest: bytes | None
+    signing_time: datetime | None
+    signature: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class SignedData:
+    """A SignedData as received, nothing verified. `content_type` is dotted; `is_der` is False where BER was needed."""
+
+    version: int
+    content_type: str
+    content: bytes
+    certificates: tuple[x509.Certificate, ...]
+    signers: tuple[Signer, ...]
+    is_der: bool
+
+
+# Reading
+
+
+def parse(data: bytes, *, strict: bool = False, allow_signed_data_type: bool = False) -> SignedData:
+    """Read a voucher's SignedData, DER or (unless `strict`) BER; raises Malformed, UnsupportedFormat.
+
+    eContentType: id-ct-animaJSONVoucher; id-data, as every published example has it (RFC 8366, 5.4);
+    with `allow_signed_data_type` also pkcs7-signedData, which some old servers put there.
+    """
+    #   SignedData ::= SEQUENCE { version, digestAlgorithms SET, encapContentInfo,
+    #       certificates [0] IMPLICIT OPTIONAL, crls [1] IMPLICIT OPTIONAL, signerInfos SET }
+    info, fields = _open(data)
+    version = fields.take(der.INTEGER).integer()
+    fields.take(der.SET)  # every signer names its own digest
+    content_type, content = _content(fields.take(der.SEQUENCE))
+    _check_content_type(content_type, version, allow_signed_data_type)
+    if content is None:
+        raise UnsupportedFormat("cms-detached", "the SignedData has no eContent")
+    certificates = _certificates(fields.optional(der.context(0)))
+    fields.optional(der.context(1))  # CRLs may be included (RFC 8366, 5.4); revocation is judged elsewhere
+    signers = tuple(_signer(element) for element in fields.take(der.SET).children())
+    fields.end()
+    if strict and not info.is_der:
+        raise Malformed("cms-not-der", "BER where only DER is taken")
+    return SignedData(version, content_type, content, certificates, signers, info.is_der)
+
+
+def parse_certs_only(data: bytes) -> tuple[x509.Certificate, ...]:
+    """The certificates of a certs-only message in the order they came, each once; raises Malformed.
+
+    Content and signers, which such a message should not have, mean nothing here.
+    """
+    _, fields = _open(data)
+    fields.take(der.INTEGER)
+    fields.take(der.SET)
+    _content(fields.take(der.SEQUENCE))
+    return without_duplicates(_certificates(fields.optional(der.context(0))))
+
+
+def _open(data: bytes) -> tuple[der.Element, der.Fields]:
+    #   ContentInfo ::= SEQUENCE { contentType OBJECT IDENTIFIER, content [0] EXPLICIT ANY }
+    info = der.parse(data)
+    fields = info.fields()
+    content_type = fields.take(der.OBJECT_IDENTIFIER).oid()
+    if content_type != ID_SIGNED_DATA:
+        raise UnsupportedFormat("cms-not-signed-data", content_type)
+    wrapped = fields.take(der.context(0)).fields(der.context(0))
+    fields.end()
+    signed_data = wrapped.take(der.SEQUENCE).fields()
+    wrapped.end()
+    return info, signed_data
+
+
+def _content(element: der.Element) -> tuple[str, bytes | None]:
+    #   EncapsulatedContentInfo ::= SEQUENCE { eContentType, eContent [0] EXPLICIT OCTET STRING OPTIONAL }
+    fields = element.fields()
+    content_type = fields.take(der.OBJECT_IDENTIFIER).oid()
+    wrapped = fields.optional(der.context(0))
+    fields.end()
+    if wrapped is None:
+        return content_type, None
+    inside = wrapped.fields(der.context(0))
+    content = inside.take(der.OCTET_STRING).octets()
+    inside.end()
+    return content_type, content
+
+
+def _check_content_type(content_type: str, version: int, allow_signed_data_type: bool) -> None:
+    if content_type == ID_SIGNED_DATA and allow_signed_data_type:
+        return  # who writes this writes PKCS #7, where the version is always 1
+    if content_type not in (ID_DATA, ID_CT_ANIMA_JSON_VOUCHER):
+        raise UnsupportedFormat("cms-content-type", content_type)
+    # RFC 5652, 5.1: "IF ... encapContentInfo eContentType is other than id-data THEN version MUST be 3"
+    if version not in ((1, 3, 4, 5) if content_type == ID_DATA else (3, 4, 5)):
+        raise Malformed("cms-version", f"version {version} with content type {content_type}")
+
+
+def _certificates(element: der.Element | None) -> tuple[x509.Certificate, ...]:
+    if element is None:
+        return ()
+    found = element.children()
+    if len(found) > MAX_CERTIFICATES:
+        raise Malformed("cms-too-many-certificates", f"{len(found)}, at most {MAX_CERTIFICATES}")
+    if any(choice.tag != der.SEQUENCE for choice in found):
+        raise Malformed("cms-certificate-kind", "something other than an X.509 certificate in the set")
+    return tuple(load_certificate(choice.encoded) for choice in found)
+
+
+def _signer(element: der.Element) -> Signer:
+    #   SignerInfo ::= SEQUENCE { version, sid, digestAlgorithm, signedAttrs [0] IMPLICIT SET OF Attribute OPTIONAL,
+    #       signatureAlgorithm, signature OCTET STRING, unsignedAttrs [1] IMPLICIT OPTIONAL }
+    fields = element.fields()
+    fields.take(der.INTEGER)
+    issuer_and_serial, key_id = _signer_identifier(fields.take_any())
+    digest = _digest(fields.take(der.SEQUENCE))
+    attributes = fields.optional(der.context(0))
+    scheme = _scheme(fields.take(der.SEQUENCE), digest)
+    signature = fields.take(der.OCTET_STRING).octets()
+    fields.optional(der.context(1))
+    fields.end()
+    if attributes is None:
+        return Signer(issuer_and_serial, key_id, scheme, None, None, None, None, signature)
+    members = attributes.children()
+    values = _attribute_values(members)
+    return Signer(
+        issuer_and_serial,
+        key_id,
+        scheme,
+        # RFC 5652, 5.4: the digest is over the SET OF in DER, not over the [0] that is transmitted
+        der.set_of(*(member.encoded for member in members)),
+        values[_CONTENT_TYPE].oid() if _CONTENT_TYPE in values else None,
+        values[_MESSAGE_DIGEST].octets() if _MESSAGE_DIGEST in values else None,
+        values[_SIGNING_TIME].time() if _SIGNING_TIME in values else None,
+        signature,
+    )
+
+
+def _signer_identifier(element: der.Element) -> tuple[bytes | None, bytes | None]:
+    #   SignerIdentifier ::= CHOICE { issuerAndSerialNumber, subjectKeyIdentifier [0] IMPLICIT OCTET STRING }
+    if element.tag == der.SEQUENCE:
+        return element.content, None
+    if element.tag in (der.context(0, constructed=False), der.context(0)):
+        return None, element.octets()
+    raise Malformed("cms-signer-identifier", f"tag 0x{element.tag:02x}")
+
+
+def _attribute_values(attributes: list[der.Element]) -> dict[str, der.Element]:
+    """The one value of each attribute that must be there only once, by its dotted type (RFC 5652, 11)."""
+    #   Attribute ::= SEQUENCE { attrType OBJECT IDENTIFIER, attrValues SET OF ANY }
+    found: dict[str, der.Element] = {}
+    for attribute in attributes:
+        fields = attribute.fields()
+        name = fields.take(der.OBJECT_IDENTIFIER).oid()
+        values = fields.take(der.SET)
+        fields.end()
+        if name not in _ONCE:
+            continue
+        if name in found or len(values.children()) != 1:
+            raise Malformed("cms-attribute-repeated", f"attribute {name} is there more than once or without a value")
+        found[name] = values.children()[0]
+    if _CONTENT_TYPE in found and found[_CONTENT_TYPE].tag != der.OBJECT_IDENTIFIER:
+        raise Malformed("cms-attribute-malformed", "contentType is no OBJECT IDENTIFIER")
+    return found
+
+
+def _digest(element: der.Element) -> Digest:
+    name, parameters = _algorithm(element)
+    if name not in _DIGESTS:
+        raise UnsupportedFormat("cms-digest-unsupported", name)
+    _check_no_parameters(parameters)
+    return _DIGESTS[name]
+
+
+def _scheme(element: der.Element, digest: Digest) -> Scheme:
+    """The scheme of a signatureAlgorithm, which must fit the digestAlgorithm."""
+    name, parameters = _algorithm(element)
+    if name == _RSASSA_PSS and parameters is not None:
+        return _pss(parameters, digest)
+    _check_no_parameters(parameters)
+    scheme = Scheme("RSA", digest) if name == _RSA else _SCHEMES.get(name)
+    if scheme is None:
+        raise UnsupportedFormat("cms-signature-unsupported", name)
+    if scheme.digest != digest:
+        raise UnsupportedFormat("cms-digest-mismatch", f"{digest} with signature algorithm {name}")
+    return scheme
+
+
+def _pss(parameters: der.Element, digest: Digest) -> Scheme:
+    #   RSASSA-PSS-params ::= SEQUENCE { hashAlgorithm [0], maskGenAlgorithm [1], saltLength [2], trailerField [3] }
+    # Their defaults are SHA-1 (RFC 4055, 3.1), so the first two must be there.
+    fields = parameters.fields()
+    own = _algorithm(fields.take(der.context(0)).fields(der.context(0)).take(der.SEQUENCE))[0]
+    mask, inner = _algorithm(fields.take(der.context(1)).fields(der.context(1)).take(der.SEQUENCE))
+    if own != _DIGEST_OIDS[digest] or mask != _MGF1 or inner is None or _algorithm(inner)[0] != own:
+        raise UnsupportedFormat("cms-signature-unsupported", "RSASSA-PSS with mixed digests")
+    salt = fields.optional(der.context(2))
+    octets = 20 if salt is None else salt.fields(der.context(2)).take(der.INTEGER).integer()
+    if not 0 <= octets <= 512:
+        raise Malformed("cms-pss-salt", f"{octets} octets")
+    return Scheme("RSA", digest, pss_salt=octets)
+
+
+def _algorithm(element: der.Element) -> tuple[str, der.Element | None]:
+    #   AlgorithmIdentifier ::= SEQUENCE { algorithm OBJECT IDENTIFIER, parameters ANY OPTIONAL }
+    members = element.children()
+    if not 1 <= len(members) <= 2 or members[0].tag != der.OBJECT_IDENTIFIER:
+        raise Malformed("cms-algorithm", "not an AlgorithmIdentifier")
+    return members[0].oid(), members[1] if len(members) == 2 else None
+
+
+def _check_no_parameters(parameters: der.Element | None) -> None:
+    if parameters is not None and parameters.encoded != der.NULL:
+        raise Malformed("cms-algorithm", "unexpected algorithm parameters")
+
+
+# Verifying
+
+
+def verify(signed: SignedData, signer: x509.Certificate | None = None) -> x509.Certificate:
+    """Verify the one signature and return its signer's certificate; raises Untrusted.
+
+    1. There is exactly one signer.
+    2. It has signed attributes; their contentType is the eContentType (RFC 5652, 11.1).
+    3. Their messageDigest is the digest of the content (RFC 5652, 11.2).
+    4. The key of `signer`, or of the certificate in the message that the signer's identifier
+       names, made the signature over these attributes (RFC 5652, 5.6).
+
+    Nothing is said about the trust in that certificate. With `signer` given the identifier is not
+    looked at: renewed certificates of one key are one signer.
+    """
+    if len(signed.signers) != 1:  # 1
+        raise Untrusted("cms-signer-ambiguous" if signed.signers else "cms-signer-missing", f"{len(signed.signers)}")
+    entry = signed.signers[0]
+    if entry.signed_attributes is None:  # 2
+        raise Untrusted("cms-signed-attributes-missing", "the signature is over the bare content")
+    if entry.content_type != signed.content_type:
+        raise Untrusted("cms-content-type-mismatch", f"{entry.content_type} signed, {signed.content_type} there")
+    if entry.message_digest != signatures.digests[entry.scheme.digest](signed.content).digest():  # 3
+        raise Untrusted("cms-message-digest-mismatch", "the content is not what was signed")
+    certificate = signer if signer is not None else _named(entry, signed.certificates)
+    signatures.verify(certificate, entry.signature, entry.signed_attributes, entry.scheme)  # 4
+    return certificate
+
+
+def _named(entry: Signer, certificates: Iterable[x509.Certificate]) -> x509.Certificate:
+    """The certificate the signer's identifier names."""
+    found = {certificate for certificate in certificates if _is_named(certificate, entry)}
+    if len(found) != 1:
+        reason = "cms-signer-ambiguous" if found else "cms-signer-certificate-missing"
+        raise Untrusted(reason, f"{len(found)} certificates fit the signer identifier")
+    return found.pop()
+
+
+def _is_named(certificate: x509.Certificate, entry: Signer) -> bool:
+    if entry.issuer_and_serial is not None:
+        return _issuer_and_serial(certificate) == entry.issuer_and_serial
+    return subject_key_id(certificate) == entry.key_id
+
+
+@lru_cache(maxsize=1024)
+def _issuer_and_serial(certificate: x509.Certificate) -> bytes:
+    """Issuer and serial number byte for byte as the certificate has them."""
+    #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, … }
+    fields = der.parse(certificate.tbs_certificate_bytes).fields()
+    fields.optional(der.context(0))
+    serial_number = fields.take(der.INTEGER)
+    fields.take(der.SEQUENCE)
+    return fields.take(der.SEQUENCE).encoded + serial_number.encoded
+
+
+# Writing
+
+
+def sign(
+    content: bytes,
+    credential: Credential,
+    *,
+    content_type: str = ID_CT_ANIMA_JSON_VOUCHER,
+    signing_time: datetime | None = None,
+    certificates: Sequence[x509.Certificate] | None = None,
+) -> bytes:
+    """A SignedData around `content`, in DER.
+
+    `certificates` go along, by default the whole chain (RFC 8366, 5.4). `signing_time` is only a
+    remark of the signer, left out by default. Raises Untrusted for a key that may not sign here.
+    """
+    along = credential.chain if certificates is None else tuple(certificates)
+    template = _template(credential.certificate, along, content_type)
+    digest = signatures.digests[template.scheme.digest](content).digest()
+    attributes = [template.content_type_attribute, _attribute(_MESSAGE_DIGEST, der.octet_string(digest))]
+    if signing_time is not None:
+        attributes.append(_attribute(_SIGNING_TIME, der.time(signing_time)))
+    signed = der.set_of(*attributes)
+    signature = signatures.sign(credential.key, signed, template.scheme)
+    signer = der.sequence(
+        template.signer_head, der.implicit(0, signed), template.signature_algorithm, der.octet_string(signature)
+    )
+    encapsulated = der.sequence(template.content_type, der.explicit(0, der.octet_string(content)))
+    return _content_info(template.head, encapsulated, template.certificates, der.tlv(der.SET, signer))
+
+
+def certs_only(certificates: Iterable[x509.Certificate]) -> bytes:
+    """A degenerate SignedData that only carries these certificates (RFC 5652, 5.1; RFC 7030, 4.1.3)."""
+    no_content = der.sequence(der.oid(ID_DATA))
+    return _content_info(der.integer(1) + der.set_of(), no_content, _certificate_set(certificates), der.set_of())
+
+
+class _Template(NamedTuple):
+    """What stays the same in all messages of one signer."""
+
+    scheme: Scheme
+    head: bytes  # version, digestAlgorithms
+    content_type: bytes
+    certificates: bytes
+    signer_head: bytes  # version, sid, digestAlgorithm
+    content_type_attribute: bytes
+    signature_algorithm: bytes
+
+
+@lru_cache(maxsize=REMEMBERED_TEMPLATES)
+def _template(signer: x509.Certificate, along: tuple[x509.Certificate, ...], content_type: str) -> _Template:
+    scheme = signatures.scheme_for(signer)
+    digest_algorithm = der.sequence(der.oid(_DIGEST_OIDS[scheme.digest]))  # no parameters (RFC 5754, 2)
+    version = 1 if content_type == ID_DATA else 3
+    return _Template(
+        scheme,
+        der.integer(version) + der.set_of(digest_algorithm),
+        der.oid(content_type),
+        _certificate_set(along),
+        der.integer(1) + der.sequence(_issuer_and_serial(signer)) + digest_algorithm,
+        _attribute(_CONTENT_TYPE, der.oid(content_type)),
+        _signature_algorithm(scheme),
+    )
+
+
+def _signature_algorithm(scheme: Scheme) -> bytes:
+    if scheme.key == "EC":
+        return der.sequence(der.oid(_ECDSA_OIDS[scheme.digest]))
+    if scheme.key == "RSA":
+        return der.sequence(der.oid(_RSA), der.NULL)
+    return der.sequence(der.oid(_ED25519))
+
+
+def _attribute(name: str, value: bytes) -> bytes:
+    return der.sequence(der.oid(name), der.tlv(der.SET, value))
+
+
+def _certificate_set(certificates: Iterable[x509.Certificate]) -> bytes:
+    encoded = {to_der(certificate) for certificate in certificates}
+    return der.implicit(0, der.set_of(*encoded)) if encoded else b""
+
+
+def _content_info(*signed_data: bytes) -> bytes:
+    return der.sequence(der.oid(ID_SIGNED_DATA), der.explicit(0, der.sequence(*signed_data)))
