@@ -14,7 +14,7 @@ The laws of this file:
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -27,6 +27,7 @@ from brski_common.paths import Anchors, build_path
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 
 MAX_ARTIFACT_BYTES = 128 * 1024
+CLOCK_SKEW = timedelta(minutes=5)  # two clocks of one plant may differ by this much
 
 
 class Format(Enum):
@@ -85,6 +86,7 @@ class Unverified(Generic[Model]):
         MASA's pinned key is. `now=None`: no trusted clock, dates are not checked.
         """
         signer = _verify_signature(self.envelope, None, anchors)
+        _check_signing_time(self.envelope, now)
         path = build_path(signer, [*self.certificates, *pool], anchors, now, leaf_may_be_anchor=True)
         return self._verified(signer, path)
 
@@ -99,6 +101,7 @@ class Unverified(Generic[Model]):
         This shows consistency only. The last of the path says which domain the signer speaks for.
         """
         signer = _verify_signature(self.envelope, None, Anchors())
+        _check_signing_time(self.envelope, now)
         tops = [certificate for certificate in self.certificates if is_ca(certificate) and is_self_issued(certificate)]
         if not tops:
             tops = _highest(signer, self.certificates)
@@ -183,6 +186,13 @@ def _first_that_holds(
             with suppress(Untrusted):
                 return verify(anchor)
         raise
+
+
+def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:
+    """With a trusted clock the signature was not made in the future (RFC 8995, 2.6.1); raises Untrusted."""
+    signed_at = envelope.signers[0].signing_time if isinstance(envelope, cms.SignedData) else None
+    if now is not None and signed_at is not None and signed_at > now + CLOCK_SKEW:
+        raise Untrusted("signing-time-in-future", f"signed {signed_at}, now {now}")
 
 
 def _highest(signer: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:

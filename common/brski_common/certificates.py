@@ -33,7 +33,15 @@ MAX_PEM_BYTES = 1024 * 1024
 PARSED_CERTIFICATES = 1024  # how many parsed certificates are kept: a pledge's is met four times in one onboarding
 
 # Everything pyca raises on bytes that are not the certificate they claim to be.
-PYCA_ERRORS = (ValueError, TypeError, x509.InvalidVersion, UnsupportedAlgorithm, x509.ExtensionNotFound)
+PYCA_ERRORS = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,1 +1,1 @@
-"""placeholder"""
+"""Where the BRSKI roles meet: demo, bench and inspect."""

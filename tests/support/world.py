@@ -6,7 +6,7 @@ Keys cost time, so each process makes a few and hands them out again; nothing de
 import ipaddress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cache, cached_property
+from functools import cache
 from itertools import count
 
 from cryptography import x509
@@ -69,22 +69,26 @@ class Manufacturer:
     kind: str = "P-256"
     now: datetime = NOW
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def root(self) -> Credential:
         """The root of the maker's devices."""
         return _root(f"{self.name} Root CA", self.kind, self.now)
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def idevid_ca(self) -> Credential:
         """The CA that issues IDevIDs."""
         return _sub(self.root, f"{self.name} IDevID CA", self.kind, self.now)
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def voucher_root(self) -> Credential:
         """The root that devices carry as their voucher anchor."""
         return _root(f"{self.name} Voucher Root", self.kind, self.now)
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def voucher_signer(self) -> Credential:
         """The MASA's voucher signing credential."""
         subject = issuing.name(f"{self.name} Voucher Signer")
@@ -99,7 +103,8 @@ class Manufacturer:
         )
         return Credential(key, (certificate, *self.voucher_root.chain))
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def tls(self) -> Credential:
         """The MASA's TLS credential for loopback."""
         return self.tls_for(*LOOPBACK)
@@ -168,17 +173,20 @@ class Domain:
     kind: str = "P-256"
     now: datetime = NOW
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def root(self) -> Credential:
         """The domain's root CA."""
         return _root(f"{self.name} Root CA", self.kind, self.now)
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def issuing(self) -> Credential:
         """The CA that issues the registrar's certificate and LDevIDs."""
         return _sub(self.root, f"{self.name} Issuing CA", self.kind, self.now)
 
-    @cached_property
+    @property
+    @cache  # noqa: B019 - equal makers and plants are one and the same for the whole run
     def registrar(self) -> Credential:
         """The registrar's credential for loopback."""
         return self.registrar_with()

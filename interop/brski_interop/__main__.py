@@ -1,0 +1,85 @@
+"""The `brski` command: demo, bench, inspect. An adapter: it reads options and prints what others decide."""
+
+import json
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from cryptography import x509
+from rich.console import Console
+
+from brski_common.certificates import load_pem
+from brski_common.encoding import decode_time
+from brski_common.errors import BrskiError, Malformed
+from brski_common.paths import Anchors
+
+app = typer.Typer(
+    name="brski",
+    help="Where the BRSKI roles meet: demo, bench and inspect.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback()
+def brski() -> None:
+    """Where the BRSKI roles meet: demo, bench and inspect."""
+
+
+@app.command(epilog="Example: `brski inspect voucher.vcj --anchor masa.pem --at 2026-11-21T12:00:00Z`")
+def inspect(
+    file: Annotated[Path, typer.Argument(help="The artefact's file, or - for standard input.", allow_dash=True)],
+    anchor: Annotated[list[Path] | None, typer.Option(help="Trust anchors, PEM. May be repeated.")] = None,
+    at: Annotated[str | None, typer.Option(help="Check dates at this time (RFC 3339), not now.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Say what an artefact is, show it in the field's terms, and check it."""
+    from brski_interop import inspection  # noqa: PLC0415 - a demo does not pay for it
+
+    try:
+        data = sys.stdin.buffer.read() if str(file) == "-" else file.read_bytes()
+        now = decode_time(at) if at else datetime.now(UTC)
+        report = inspection.inspect(data, inspection.Check(_anchors(anchor or []), now))
+    except OSError as error:
+        raise _failure(f"{file}: {error.strerror}", as_json) from error
+    except BrskiError as error:
+        raise _failure(str(error), as_json) from error
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
+    else:
+        from brski_interop.inspect_view import show  # noqa: PLC0415 - only where somebody looks
+
+        show(report, Console())
+    if not report.acceptable:
+        raise typer.Exit(1)
+
+
+def _anchors(files: list[Path]) -> Anchors:
+    return Anchors(certificate for path in files for certificate in _certificates(path))
+
+
+def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    try:
+        return load_pem(path.read_bytes())
+    except Malformed as error:
+        raise Malformed(error.reason, f"{path}: {error.detail}") from error
+
+
+def _failure(text: str, as_json: bool) -> typer.Exit:
+    sys.stderr.write(f"brski: {text}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": text}) + "\n")
+    return typer.Exit(1)
+
+
+def main() -> None:
+    """Run the command."""
+    app(prog_name="brski")
+
+
+if __name__ == "__main__":
+    main()

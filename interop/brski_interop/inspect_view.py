@@ -1,0 +1,86 @@
+"""How `brski inspect` looks on a terminal: what it is, what it says, what was checked."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from brski_common.strictjson import JsonValue
+from brski_interop.inspection import Report
+
+NOTHING = "-"
+MAX_VALUE = 76  # characters of one value; `--json` shows all of it
+
+_TITLES = {
+    "voucher": "Voucher",
+    "voucher-request": "Voucher request",
+    "certificate": "Certificate",
+    "csr": "Certificate request",
+    "certs-only": "Certificates (certs-only)",
+    "csrattrs": "CSR attributes",
+    "auditlog": "Audit log",
+    "jpy": "Join proxy message",
+}
+_COLOURS = {"valid": "green", "trusted": "green", "invalid": "bold red", "untrusted": "bold red"}
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the whole report."""
+    console.print(_panel(report))
+
+
+def _panel(report: Report) -> Panel:
+    parts: list[RenderableType] = [_verdict(report), Text(), _members(report.content)]
+    parts.extend(Text(f"✗ {failure}", style="red") for failure in report.failures)
+    if report.findings:
+        parts.append(Text())
+        parts.extend(Text(f"• {finding}", style="yellow") for finding in report.findings)
+    if report.prior is not None:
+        parts.extend((Text(), _panel(report.prior)))
+    title = f"{_TITLES.get(report.kind, report.kind)} · {report.format.upper()}"
+    return Panel(Group(*parts), title=title, title_align="left", border_style=_border(report))
+
+
+def _border(report: Report) -> str:
+    return "red" if not report.acceptable else "green" if report.trust == "trusted" else "blue"
+
+
+def _verdict(report: Report) -> Text:
+    text = Text("signature ")
+    text.append(report.signature, _COLOURS.get(report.signature, "dim"))
+    text.append("   trust ").append(report.trust, _COLOURS.get(report.trust, "dim"))
+    if report.signer:
+        text.append("   signer ").append(report.signer, "bold")
+    return text
+
+
+def _members(content: Mapping[str, JsonValue]) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for key, value in _flatten(content):
+        table.add_row(key, value)
+    return table
+
+
+def _flatten(content: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        elif isinstance(value, Sequence) and not isinstance(value, str) and any(isinstance(v, Mapping) for v in value):
+            for index, item in enumerate(value):
+                inner = item if isinstance(item, Mapping) else {"": item}
+                yield from _flatten(inner, f"{prefix}{key}[{index}].")
+        else:
+            yield f"{prefix}{key}", _short(value)
+
+
+def _short(value: JsonValue) -> str:
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return ", ".join(str(item) for item in value) or NOTHING
+    if value is None or isinstance(value, bool):
+        return {True: "yes", False: "no", None: NOTHING}[value]
+    text = str(value)
+    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
