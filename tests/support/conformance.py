@@ -272,7 +272,7 @@ def _cell(rows: Sequence[Row]) -> str:
 
 def _line(row: Row, shown: Sequence[Shown]) -> str:
     where = "<br>".join(f"[{path.partition('/')[2] or path}](../{path})" for path in row.where)
-    tests = "<br>".join(f"[{place.name}](../{place.path}#L{place.line})" for place in shown if place.id == row.id)
+    tests = "<br>".join(f"[{place.name}](../{place.path})" for place in shown if place.id == row.id)
     state = f"**{row.state}**" + (f": {row.reason}" if row.reason else "")
     cells = (row.id, ", ".join(row.roles), row.level, f"{row.text} ({row.section})", where, state, tests)
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
