@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from brski_common import der, signatures
+from brski_common import algorithms, der, signatures
 from brski_common.certificates import Credential, load_certificate, subject_key_id, to_der, without_duplicates
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
-from brski_common.signatures import Digest, Scheme
+from brski_common.signatures import Scheme
 
 ID_DATA = "1.2.840.113549.1.7.1"
 ID_SIGNED_DATA = "1.2.840.113549.1.7.2"
@@ -31,31 +31,7 @@ REMEMBERED_TEMPLATES = 64
 _CONTENT_TYPE = "1.2.840.113549.1.9.3"
 _MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 _SIGNING_TIME = "1.2.840.113549.1.9.5"
-_RSA = "1.2.840.113549.1.1.1"
-_RSASSA_PSS = "1.2.840.113549.1.1.10"
-_MGF1 = "1.2.840.113549.1.1.8"
-_ED25519 = "1.3.101.112"
 _ONCE = (_CONTENT_TYPE, _MESSAGE_DIGEST, _SIGNING_TIME)
-
-_DIGEST_OIDS: dict[Digest, str] = {
-    "sha256": "2.16.840.1.101.3.4.2.1",
-    "sha384": "2.16.840.1.101.3.4.2.2",
-    "sha512": "2.16.840.1.101.3.4.2.3",
-}
-_DIGESTS = {oid: digest for digest, oid in _DIGEST_OIDS.items()}
-_ECDSA_OIDS: dict[Digest, str] = {
-    "sha256": "1.2.840.10045.4.3.2",
-    "sha384": "1.2.840.10045.4.3.3",
-    "sha512": "1.2.840.10045.4.3.4",
-}
-# signatureAlgorithm -> scheme, where the identifier names the digest (RFC 5754, 3; RFC 8419, 3).
-_SCHEMES: dict[str, Scheme] = {
-    **{oid: Scheme("EC", digest) for digest, oid in _ECDSA_OIDS.items()},
-    "1.2.840.113549.1.1.11": Scheme("RSA", "sha256"),
-    "1.2.840.113549.1.1.12": Scheme("RSA", "sha384"),
-    "1.2.840.113549.1.1.13": Scheme("RSA", "sha512"),
-    _ED25519: Scheme("Ed25519", "sha512"),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,9 +158,9 @@ def _signer(element: der.Element) -> Signer:
     fields = element.fields()
     fields.take(der.INTEGER)
     issuer_and_serial, key_id = _signer_identifier(fields.take_any())
-    digest = _digest(fields.take(der.SEQUENCE))
+    digest = algorithms.read_digest(fields.take(der.SEQUENCE))
     attributes = fields.optional(der.context(0))
-    scheme = _scheme(fields.take(der.SEQUENCE), digest)
+    scheme = algorithms.read_scheme(fields.take(der.SEQUENCE), digest)
     signature = fields.take(der.OCTET_STRING).octets()
     fields.optional(der.context(1))
     fields.end()
@@ -231,56 +207,6 @@ def _attribute_values(attributes: list[der.Element]) -> dict[str, der.Element]:
     if _CONTENT_TYPE in found and found[_CONTENT_TYPE].tag != der.OBJECT_IDENTIFIER:
         raise Malformed("cms-attribute-malformed", "contentType is no OBJECT IDENTIFIER")
     return found
-
-
-def _digest(element: der.Element) -> Digest:
-    name, parameters = _algorithm(element)
-    if name not in _DIGESTS:
-        raise UnsupportedFormat("cms-digest-unsupported", name)
-    _check_no_parameters(parameters)
-    return _DIGESTS[name]
-
-
-def _scheme(element: der.Element, digest: Digest) -> Scheme:
-    """The scheme of a signatureAlgorithm, which must fit the digestAlgorithm."""
-    name, parameters = _algorithm(element)
-    if name == _RSASSA_PSS and parameters is not None:
-        return _pss(parameters, digest)
-    _check_no_parameters(parameters)
-    scheme = Scheme("RSA", digest) if name == _RSA else _SCHEMES.get(name)
-    if scheme is None:
-        raise UnsupportedFormat("cms-signature-unsupported", name)
-    if scheme.digest != digest:
-        raise UnsupportedFormat("cms-digest-mismatch", f"{digest} with signature algorithm {name}")
-    return scheme
-
-
-def _pss(parameters: der.Element, digest: Digest) -> Scheme:
-    #   RSASSA-PSS-params ::= SEQUENCE { hashAlgorithm [0], maskGenAlgorithm [1], saltLength [2], trailerField [3] }
-    # Their defaults are SHA-1 (RFC 4055, 3.1), so the first two must be there.
-    fields = parameters.fields()
-    own = _algorithm(fields.take(der.context(0)).fields(der.context(0)).take(der.SEQUENCE))[0]
-    mask, inner = _algorithm(fields.take(der.context(1)).fields(der.context(1)).take(der.SEQUENCE))
-    if own != _DIGEST_OIDS[digest] or mask != _MGF1 or inner is None or _algorithm(inner)[0] != own:
-        raise UnsupportedFormat("cms-signature-unsupported", "RSASSA-PSS with mixed digests")
-    salt = fields.optional(der.context(2))
-    octets = 20 if salt is None else salt.fields(der.context(2)).take(der.INTEGER).integer()
-    if not 0 <= octets <= 512:
-        raise Malformed("cms-pss-salt", f"{octets} octets")
-    return Scheme("RSA", digest, pss_salt=octets)
-
-
-def _algorithm(element: der.Element) -> tuple[str, der.Element | None]:
-    #   AlgorithmIdentifier ::= SEQUENCE { algorithm OBJECT IDENTIFIER, parameters ANY OPTIONAL }
-    members = element.children()
-    if not 1 <= len(members) <= 2 or members[0].tag != der.OBJECT_IDENTIFIER:
-        raise Malformed("cms-algorithm", "not an AlgorithmIdentifier")
-    return members[0].oid(), members[1] if len(members) == 2 else None
-
-
-def _check_no_parameters(parameters: der.Element | None) -> None:
-    if parameters is not None and parameters.encoded != der.NULL:
-        raise Malformed("cms-algorithm", "unexpected algorithm parameters")
 
 
 # Verifying
@@ -390,7 +316,7 @@ class _Template(NamedTuple):
 @lru_cache(maxsize=REMEMBERED_TEMPLATES)
 def _template(signer: x509.Certificate, along: tuple[x509.Certificate, ...], content_type: str) -> _Template:
     scheme = signatures.scheme_for(signer)
-    digest_algorithm = der.sequence(der.oid(_DIGEST_OIDS[scheme.digest]))  # no parameters (RFC 5754, 2)
+    digest_algorithm = algorithms.write_digest(scheme.digest)
     version = 1 if content_type == ID_DATA else 3
     return _Template(
         scheme,
@@ -399,16 +325,8 @@ def _template(signer: x509.Certificate, along: tuple[x509.Certificate, ...], con
         _certificate_set(along),
         der.integer(1) + der.sequence(_issuer_and_serial(signer)) + digest_algorithm,
         _attribute(_CONTENT_TYPE, der.oid(content_type)),
-        _signature_algorithm(scheme),
+        algorithms.write_scheme(scheme),
     )
-
-
-def _signature_algorithm(scheme: Scheme) -> bytes:
-    if scheme.key == "EC":
-        return der.sequence(der.oid(_ECDSA_OIDS[scheme.digest]))
-    if scheme.key == "RSA":
-        return der.sequence(der.oid(_RSA), der.NULL)
-    return der.sequence(der.oid(_ED25519))
 
 
 def _attribute(name: str, value: bytes) -> bytes:
