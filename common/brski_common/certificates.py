@@ -5,6 +5,7 @@ RFC 8995, 2.3 and IEEE 802.1AR-2018, 8. domainID: RFC 8995, 5.8.2.
 """
 
 import hashlib
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,6 +15,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificatePublicKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from brski_common import der
@@ -31,6 +33,9 @@ ID_KP_CLIENT_AUTH = ObjectIdentifier("1.3.6.1.5.5.7.3.2")
 MAX_CERTIFICATE_BYTES = 16 * 1024
 MAX_PEM_BYTES = 1024 * 1024
 PARSED_CERTIFICATES = 1024  # how many parsed certificates are kept: a pledge's is met four times in one onboarding
+
+# pyca only warns of what `load_certificate` refuses; a hostile peer shall not write to our standard error.
+warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
 
 # Everything pyca raises on bytes that are not the certificate they claim to be.
 PYCA_ERRORS = (
@@ -90,6 +95,8 @@ def _load_certificate(data: bytes) -> x509.Certificate:
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.not_valid_after_utc
     except PYCA_ERRORS as error:
         raise Malformed("certificate-malformed", str(error)) from error
+    if certificate.serial_number <= 0:
+        raise Malformed("certificate-malformed", "the certificate's serial number is not positive (RFC 5280, 4.1.2.2)")
     return certificate
 
 

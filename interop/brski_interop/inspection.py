@@ -16,7 +16,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from brski_common import artifact, auditlog, cms, csr, csrattrs, der, encoding, strictjson
+from brski_common import artifact, auditlog, cms, csr, csrattrs, der, encoding, jws, strictjson
 from brski_common.artifact import Format
 from brski_common.certificates import PYCA_ERRORS, is_self_issued, load_certificate
 from brski_common.errors import BrskiError, Malformed, UnsupportedFormat, Untrusted
@@ -167,6 +167,8 @@ def _signed(data: bytes, artifact_format: Format, check: Check, depth: int) -> R
 
 def _with_signature(report: Report, parsed: artifact.Unverified[VoucherData], check: Check) -> Report:
     """Verify by whoever came along, or by an anchor's key where nobody did."""
+    if isinstance(parsed.envelope, jws.SignedJson) and len(parsed.envelope.signatures) > 1:
+        return _with_countersignatures(report, parsed.envelope)
     candidates = () if parsed.certificates else check.anchors.certificates
     try:
         verified = parsed.verify_consistent(None) if parsed.certificates else None
@@ -180,6 +182,15 @@ def _with_signature(report: Report, parsed: artifact.Unverified[VoucherData], ch
     if verified is None:
         return replace(report, signature="unchecked")
     return replace(report, signature="valid", signer=terms.name(verified.signer.subject))
+
+
+def _with_countersignatures(report: Report, envelope: jws.SignedJson) -> Report:
+    """A voucher that the registrar signed below the MASA (draft-ietf-anima-brski-prm): every signature counts."""
+    try:
+        signers = jws.verify_each(envelope)
+    except Untrusted as failure:
+        return replace(report, signature="invalid", failures=(str(failure),))
+    return replace(report, signature="valid", signer="; ".join(terms.name(signer.subject) for signer in signers))
 
 
 # The signature held, but the chain that came along does not hold together: that is trust, not signature.
@@ -200,10 +211,18 @@ def _with_trust(report: Report, parsed: artifact.Unverified[VoucherData], check:
     if not check.anchors or report.signature == "invalid":
         return report
     try:
-        parsed.verify(check.anchors, check.now)
+        _verify_path(parsed, check)
     except Untrusted as failure:
         return replace(report, trust="untrusted", failures=(*report.failures, str(failure)))
     return replace(report, trust="trusted", signature="valid")
+
+
+def _verify_path(parsed: artifact.Unverified[VoucherData], check: Check) -> None:
+    if isinstance(parsed.envelope, jws.SignedJson) and len(parsed.envelope.signatures) > 1:
+        first = jws.verify_each(parsed.envelope)[0]
+        build_path(first, parsed.certificates, check.anchors, check.now, leaf_may_be_anchor=True)
+    else:
+        parsed.verify(check.anchors, check.now)
 
 
 def _unsigned(claimed: VoucherData, form: str, members: dict[str, JsonValue]) -> Report:

@@ -144,6 +144,15 @@ def test_a_certificate_with_a_flipped_byte_raises_only_the_suites_errors(positio
         pass
 
 
+def test_a_serial_number_that_is_not_positive_is_malformed(maker: Manufacturer) -> None:
+    device = maker.idevid("SN-1").certificate
+    encoded = certificates.to_der(device)
+    number = der.integer(device.serial_number)
+    negative = number[:2] + bytes([number[2] | 0x80]) + number[3:]
+    with pytest.raises(Malformed, match="certificate-malformed"):
+        certificates.load_certificate(encoded.replace(number, negative))
+
+
 @pytest.mark.req("AT-10")
 def test_an_oversize_certificate_is_not_even_parsed() -> None:
     with pytest.raises(Malformed, match="certificate-too-large"):

@@ -97,7 +97,7 @@ def test_a_flipped_byte_in_an_rfc_artefact_is_seen(name: str) -> None:
 
 def test_the_idevid_that_the_rfc_printed_does_not_verify() -> None:
     printed = read("rfc8995/pledge_idevid.AUTH48-xml-0x2aec41d4.crt.pem", "rfc8995/vendor_ca.crt.pem")
-    good = read("rfc8995/pledge_idevid.crt.pem", "rfc8995/vendor_ca.crt.pem")
+    good = read("rfc8995/pledge_idevid.crt.pem", "rfc8995/vendor_ca.crt.pem", now=datetime(2021, 5, 1, tzinfo=UTC))
     assert (printed.trust, printed.acceptable) == ("untrusted", False)
     assert (good.kind, good.trust, good.signature) == ("certificate", "trusted", "valid")
     assert text(good, "masa-url") == "highway-test.example.com:9443"
@@ -146,7 +146,7 @@ def test_the_cose_artefacts(form: str) -> None:
     assert read(f"cbrski/pvr.{form}", "cbrski/pledge.pem").signature == "valid"
     rvr = read(f"cbrski/rvr.{form}")
     assert (rvr.signature, text(rvr, "created-on")) == ("valid", "2022-12-06T20:04:15.754Z")
-    voucher = read(f"cbrski/voucher.{form}", "cbrski/masa_ca.pem")
+    voucher = read(f"cbrski/voucher.{form}", "cbrski/masa_ca.pem", now=datetime(2023, 1, 1, tzinfo=UTC))
     assert (voucher.kind, voucher.signature, voucher.trust) == ("voucher", "valid", "trusted")
 
 
