@@ -14,13 +14,11 @@ import math
 import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 import cbor2
 
-from brski_common import strictjson
-from brski_common.encoding import load_cbor
+from brski_common import strictcbor, strictjson
 from brski_common.errors import Malformed
 
 MEDIA_TYPE_JSON = "application/json"
@@ -88,7 +86,7 @@ def read(data: bytes) -> Telemetry:
 
 def read_cbor(data: bytes) -> Telemetry:
     """Read a CBOR report; raises Malformed."""
-    document = load_cbor(data, limit=MAX_TELEMETRY_BYTES)
+    document = strictcbor.loads(data, limit=MAX_TELEMETRY_BYTES)
     if not isinstance(document, Mapping):
         raise Malformed("telemetry-malformed", "not a map")
     return _telemetry(document)
@@ -179,8 +177,7 @@ def _context(value: object, depth: int = 0) -> Context:
     for kind, reader in _CONTEXT_KINDS:
         if isinstance(value, kind):
             return reader(value, depth)
-    # What a CBOR library makes of rarer tags: its name is enough for the log, and no reason to lose the report.
-    return f"({type(value).__name__})"
+    raise Malformed("telemetry-context-malformed", f"a {type(value).__name__} has no JSON form")
 
 
 def _context_map(value: Mapping[Any, object], depth: int) -> Context:
@@ -212,6 +209,5 @@ _CONTEXT_KINDS: tuple[tuple[type, Callable[..., Context]], ...] = (
     (bytes, lambda value, _: base64.b64encode(value).decode()),
     (Mapping, _context_map),
     (Sequence, lambda value, depth: [_context(item, depth + 1) for item in value]),
-    (datetime, lambda value, _: value.isoformat()),
     (cbor2.CBORTag, lambda value, depth: _context(value.value, depth + 1)),
 )

@@ -171,30 +171,32 @@ def test_binary_and_tags_of_a_cbor_context_become_plain_data() -> None:
 
     report = telemetry.read_cbor(cbor2.dumps({"version": 1, "status": False, "reason-context": context}))
 
-    assert report.reason_context == {
-        "hash": "AP8=",
-        "tag": "1970-01-01T00:00:00+00:00",
-        "list": [1, "x"],
-        "set": "(set)",
-    }
+    assert report.reason_context == {"hash": "AP8=", "tag": 0, "list": [1, "x"], "set": [1]}
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"\x80", b"\xff", cbor2.dumps({"version": 1, "status": True}) + b"\x00", cbor2.dumps({1: 1, 2: True})]
+    "data",
+    [
+        b"",
+        b"\x80",
+        b"\xff",
+        cbor2.dumps({"version": 1, "status": True}) + b"\x00",
+        cbor2.dumps({1: 1, 2: True}),
+        bytes.fromhex("a3 6776657273696f6e 01 66737461747573 f5 66737461747573 f4"),  # status twice
+    ],
 )
 def test_cbor_that_is_no_report_is_refused(data: bytes) -> None:
     with pytest.raises(Malformed):
         telemetry.read_cbor(data)
 
 
-def test_cyclic_cbor_is_refused() -> None:
+def test_a_reference_of_cbor_to_itself_is_not_followed() -> None:
     members = (
         b"\xa3" + cbor2.dumps("version") + b"\x01" + cbor2.dumps("status") + b"\xf4" + cbor2.dumps("reason-context")
     )
     cycle = b"\xd8\x1c\x81\xd8\x1d\x00"  # 28([29(0)]): a list that holds itself
 
-    with pytest.raises(Malformed):
-        telemetry.read_cbor(members + cycle)
+    assert telemetry.read_cbor(members + cycle).reason_context == [0]
 
 
 texts = st.text(st.characters(exclude_categories=("C", "Zl", "Zp")), max_size=40)
