@@ -44,7 +44,6 @@ MIN_RSA_EXPONENT = 3
 
 CHANGE_SUBJECT_NAME = "1.3.6.1.5.5.7.7.36"  # RFC 6402, 2.8
 
-_UNREADABLE = (*PYCA_ERRORS, x509.DuplicateExtension, x509.UnsupportedGeneralNameType)
 _ATTRIBUTES_TAG = der.context(0)
 
 # Reading
@@ -64,7 +63,7 @@ def read_csr(data: bytes, *, proof_of_possession: bool = True) -> x509.Certifica
         csr = x509.load_der_x509_csr(data)
         # pyca decodes on access. What cannot be read shall be known here, not in the middle of a decision.
         _ = csr.subject, csr.extensions, requested_extensions(csr)
-    except _UNREADABLE as error:
+    except PYCA_ERRORS as error:
         raise Malformed("csr-malformed", f"{type(error).__name__}: {error}") from error
     if proof_of_possession:
         check_key(_public_key(csr))
@@ -142,7 +141,7 @@ def check_key(key: CertificatePublicKeyTypes) -> None:
 def _public_key(csr: x509.CertificateSigningRequest) -> CertificatePublicKeyTypes:
     try:
         return csr.public_key()
-    except _UNREADABLE as error:
+    except PYCA_ERRORS as error:
         raise Refused("csr-key-unacceptable", f"{type(error).__name__}: {error}") from error
 
 
@@ -150,7 +149,7 @@ def _hash(csr: x509.CertificateSigningRequest) -> str | None:
     """The name of the hash the request was signed with; None for Ed25519, which leaves no choice of one."""
     try:
         algorithm = csr.signature_hash_algorithm
-    except _UNREADABLE as error:
+    except PYCA_ERRORS as error:
         raise Refused("csr-hash-unacceptable", f"{type(error).__name__}: {error}") from error
     return algorithm.name if algorithm else None
 
@@ -161,7 +160,7 @@ def _verify(csr: x509.CertificateSigningRequest) -> None:
         raise Refused("csr-hash-unacceptable", f"signed with {name}")
     try:
         valid = csr.is_signature_valid
-    except _UNREADABLE as error:
+    except PYCA_ERRORS as error:
         raise Untrusted("csr-signature-invalid", f"{type(error).__name__}: {error}") from error
     if not valid:
         raise Untrusted("csr-signature-invalid", "the key in the request did not sign it")
@@ -191,7 +190,7 @@ def _names_changed(subject: bytes | None, names: bytes | None) -> ChangeSubjectN
             shell.subject if subject else None,
             shell.extensions.get_extension_for_class(x509.SubjectAlternativeName).value if names else None,
         )
-    except _UNREADABLE as error:
+    except PYCA_ERRORS as error:
         raise Malformed("csr-change-subject-name-malformed", f"{type(error).__name__}: {error}") from error
 
 
