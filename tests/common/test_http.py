@@ -1,0 +1,494 @@
+"""The HTTP server: every fault of a client is a short 4xx, every wait has an end, and nothing is leaked."""
+
+import asyncio
+import logging
+import shutil
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import pytest
+import uvloop
+from aiohttp import web
+from aiohttp.test_utils import make_mocked_request
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from brski_common import http, tls
+from brski_common.certificates import Peer, to_pem
+from brski_common.errors import Misconfigured, Refused
+from brski_common.http import Limits, Server
+from tests.support.world import Domain, Manufacturer
+
+CURL, OPENSSL = shutil.which("curl"), shutil.which("openssl")
+PLANT, MAKER = Domain(), Manufacturer()
+DEVICE = MAKER.idevid("J-0001")
+STRANGER = Manufacturer("Nobody Knows").idevid("X-1")
+PATH = "/.well-known/brski/requestvoucher"
+QUICK = Limits(request_seconds=0.2, idle_seconds=0.2, handshake_seconds=0.3, stall_seconds=0.2, close_seconds=0.2)
+Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def answer(request: web.Request) -> web.StreamResponse:
+    """Who asks, and how much: what a service does first."""
+    peer = http.peer(request)
+    body = await http.read_body(request)
+    if peer is not None and peer.chain[-1] == STRANGER.chain[-1]:
+        raise Refused("manufacturer-unknown", "not for the client's eyes")
+    return http.reply(200, f"{peer and len(peer.chain)} {len(body)}".encode(), "text/plain", {"X-Seen": "yes"})
+
+
+async def broken(_: web.Request) -> web.StreamResponse:
+    raise RuntimeError("the secret of the house")
+
+
+async def flood(request: web.Request) -> web.StreamResponse:
+    """More than any buffer holds, to somebody who may not read it."""
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(400):
+        await response.write(bytes(1 << 16))
+    return response
+
+
+def application() -> web.Application:
+    def render(_: web.Request, error: Exception) -> web.StreamResponse:
+        assert isinstance(error, Refused)
+        return http.plain(403, error.reason)
+
+    app = web.Application(middlewares=[http.error_middleware(render)])
+    app.router.add_post(PATH, answer)
+    app.router.add_get("/", answer)
+    app.router.add_get("/broken", broken)
+    app.router.add_get("/flood", flood)
+    return app
+
+
+@asynccontextmanager
+async def served(limits: Limits | None = None, *, encrypted: bool = True) -> AsyncIterator[Server]:
+    context = tls.server_context(PLANT.registrar) if encrypted else None
+    server = await http.serve(application(), "127.0.0.1", 0, context, limits=limits)
+    try:
+        yield server
+    finally:
+        await server.close(grace_seconds=0.2)
+
+
+def let_pass(_: Peer) -> None:
+    """A judge that lets everybody pass."""
+
+
+@asynccontextmanager
+async def connected(server: Server, *, encrypted: bool = True) -> AsyncIterator[Streams]:
+    context = tls.client_context(DEVICE, judge=let_pass) if encrypted else None
+    options = {"server_hostname": "localhost"} if encrypted else {}
+    reader, writer = await asyncio.open_connection(server.host, server.port, ssl=context, **options)  # type: ignore[arg-type]  # options fit
+    try:
+        yield reader, writer
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def ask(streams: Streams, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """One exchange; the status, the headers in lower case, the body."""
+    reader, writer = streams
+    writer.write(request)
+    return await response_of(reader)
+
+
+async def response_of(reader: asyncio.StreamReader) -> tuple[int, dict[str, str], bytes]:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:] if line)}
+    return int(head[0].split()[1]), headers, await reader.readexactly(int(headers.get("content-length", "0")))
+
+
+def post(body: bytes, *headers: str, path: str = PATH) -> bytes:
+    fields = "".join(f"{header}\r\n" for header in (f"Content-Length: {len(body)}", *headers))
+    return f"POST {path} HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n".encode() + body
+
+
+@pytest.mark.parametrize("factory", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+@pytest.mark.req("TL-10")
+def test_many_requests_pass_over_one_connection(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    async def story() -> None:
+        async with served() as server, connected(server) as streams:
+            assert server.url == f"https://127.0.0.1:{server.port}"
+            for size in (0, 1, 5000, 100_000):
+                status, headers, body = await ask(streams, post(bytes(size)))
+                assert (status, body) == (200, f"3 {size}".encode())
+                assert headers["x-seen"] == "yes"
+                assert "server" not in headers
+                assert "connection" not in headers
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(story())
+
+
+@pytest.mark.req("TL-12", "HT-10")
+async def test_a_refused_device_reads_the_reason_and_not_the_detail() -> None:
+    context = tls.client_context(STRANGER, judge=let_pass)
+    async with served() as server:
+        reader, writer = await asyncio.open_connection(
+            server.host, server.port, ssl=context, server_hostname="localhost"
+        )
+        status, _, body = await ask((reader, writer), post(b""))
+        assert (status, body) == (403, b"manufacturer-unknown\n")
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_a_chunked_body_is_taken() -> None:
+    request = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+    async with served() as server, connected(server) as streams:
+        status, _, body = await ask(streams, request + b"5\r\nhello\r\n6;x=y\r\n world\r\n0\r\n\r\n")
+    assert (status, body) == (200, b"3 11")
+
+
+@pytest.mark.req("AT-10", "TL-07")
+async def test_a_body_of_100_megabytes_is_refused_before_it_is_sent() -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: 104857600\r\n\r\n".encode()
+    async with served() as server, connected(server) as streams:
+        status, _, body = await ask(streams, head)
+        assert (status, body) == (413, b"body-too-large\n")
+
+
+@pytest.mark.req("AT-10")
+async def test_an_endless_chunked_body_is_refused_at_the_limit() -> None:
+    chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
+    async with served() as server, connected(server) as (reader, writer):
+        writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+        for _ in range(http.MAX_BODY_BYTES // 0x10000 + 1):
+            writer.write(chunk)
+        status, _, body = await response_of(reader)
+        assert (status, body) == (413, b"body-too-large\n")
+
+
+@pytest.mark.req("AT-10")
+async def test_a_compressed_body_is_not_unpacked() -> None:
+    async with served() as server, connected(server) as streams:
+        status, _, _ = await ask(streams, post(b"\x1f\x8b\x08", "Content-Encoding: gzip"))
+    assert status == 415
+
+
+@pytest.mark.parametrize(
+    ("request_line", "status"),
+    [("GET /nowhere HTTP/1.1", 404), ("PUT / HTTP/1.1", 405), ("HEAD / HTTP/1.1", 200), ("GET / HTTP/1.0", 200)],
+)
+async def test_other_paths_and_methods_are_answered_in_plain_text(request_line: str, status: int) -> None:
+    async with served() as server, connected(server) as (reader, writer):
+        writer.write(f"{request_line}\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+        answered = await reader.read()
+    assert answered.startswith(f"HTTP/1.{'0' if '1.0' in request_line else '1'} {status} ".encode())
+    assert b"Traceback" not in answered
+    assert b"aiohttp" not in answered
+    assert b"Python" not in answered
+    assert b"text/plain" in answered
+
+
+async def test_what_nobody_foresaw_is_500_with_an_id_and_the_log_has_the_rest(caplog: pytest.LogCaptureFixture) -> None:
+    async with served() as server, connected(server) as streams:
+        status, _, body = await ask(streams, b"GET /broken HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert status == 500
+    assert b"secret" not in body
+    identifier = body.decode().split()[-1]
+    logged = next(record for record in caplog.records if identifier in record.message)
+    assert logged.levelno == logging.ERROR
+    assert logged.exc_info is not None
+    assert "the secret of the house" in str(logged.exc_info[1])
+
+
+@pytest.mark.req("HT-10", "AT-10")
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"\x16\x03\x01\x00\xa5\x01\x00",
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"BREW / HTTP/1.1\r\n\r\n\x00",
+        b"GET / HTTP/1.1\r\nHost: x\r\nno colon here\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET /" + b"a" * (http.MAX_LINE_BYTES + 1) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * (http.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (http.MAX_HEADERS + 1) + b"\r\n",
+    ],
+    ids=lambda garbage: garbage[:24].decode("latin-1").encode("unicode_escape").decode(),
+)
+async def test_malformed_http_is_400_without_an_echo(garbage: bytes) -> None:
+    async with served() as server, connected(server) as (reader, writer):
+        writer.write(garbage)
+        status, headers, body = await response_of(reader)
+        assert (status, body) == (400, b"http-malformed\n")
+        assert headers["connection"] == "close"
+        assert await reader.read() == b""
+
+
+async def test_a_broken_chunk_is_400() -> None:
+    async with served() as server, connected(server) as (reader, writer):
+        writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode())
+        status, _, _ = await response_of(reader)
+        assert status == 400
+
+
+LINES = st.one_of(
+    st.binary(max_size=60),
+    st.sampled_from(
+        b"GET / HTTP/1.1|POST / HTTP/1.1|Host: x|Content-Length: 5|Transfer-Encoding: chunked||5|Expect: 100-continue"
+        b"|Upgrade: websocket|Connection: Upgrade|Accept: ;q=,|GET http://[ HTTP/1.1|GET /%zz?%ff#\xff HTTP/1.1"
+        b"|CONNECT x:1 HTTP/1.1|Content-Type: ;;|Content-Encoding: \xff".split(b"|")
+    ),
+)
+
+
+@pytest.mark.req("HT-10", "AT-10")
+def test_no_bytes_at_all_make_a_500_or_an_error_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async def story(lines: list[bytes], server: Server) -> None:
+        async with connected(server, encrypted=False) as (reader, writer):
+            writer.write(b"\r\n".join(lines))
+            writer.write_eof()
+            with suppress(ConnectionError):
+                answered = await reader.read()
+                assert b"HTTP/1.1 5" not in answered
+                assert b"HTTP/1.0 5" not in answered
+
+    with asyncio.Runner() as runner:
+        context = served(encrypted=False)
+        server = runner.run(context.__aenter__())
+
+        @settings(max_examples=300, deadline=None)
+        @given(st.lists(LINES, min_size=1, max_size=12))
+        def anything(lines: list[bytes]) -> None:
+            runner.run(story(lines, server))
+
+        try:
+            anything()
+        finally:
+            runner.run(context.__aexit__(None, None, None))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.req("PX-04", "AT-10")
+@pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+async def test_a_head_that_does_not_come_is_cut_off(sent: bytes) -> None:
+    async with served(QUICK) as server, connected(server) as (reader, writer):
+        writer.write(sent)
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+@pytest.mark.req("PX-04", "AT-10")
+async def test_dripping_bytes_do_not_prolong_the_deadline() -> None:
+    async with served(QUICK) as server, connected(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\n")
+        ended = asyncio.ensure_future(reader.read())
+        drops = 0
+        while not ended.done() and drops < 1000:
+            writer.write(b"X: y\r\n" if drops % 20 == 0 else b"")
+            await asyncio.wait([ended], timeout=0.01)
+            drops += 1
+        assert await ended == b""
+
+
+@pytest.mark.req("AT-10")
+async def test_a_body_that_does_not_come_is_answered_408() -> None:
+    async with served(QUICK) as server, connected(server) as (reader, writer):
+        writer.write(post(bytes(100))[:-50])
+        status, headers, body = await asyncio.wait_for(response_of(reader), 5)
+        assert (status, body) == (408, b"request-timeout\n")
+        assert headers["connection"] == "close"
+
+
+async def test_an_idle_connection_is_closed_after_its_time() -> None:
+    async with served(QUICK) as server, connected(server) as (reader, writer):
+        assert (await ask((reader, writer), post(b"x")))[0] == 200
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_a_second_request_has_a_deadline_of_its_own() -> None:
+    limits = Limits(request_seconds=0.2, close_seconds=0.2)
+    async with served(limits) as server, connected(server) as (reader, writer):
+        assert (await ask((reader, writer), post(b"x")))[0] == 200
+        writer.write(b"GET / HTTP/1.1\r\nX-Slow: ")
+        assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+@pytest.mark.req("PX-04")
+async def test_a_client_that_does_not_read_is_disconnected() -> None:
+    async with served(QUICK) as server, connected(server) as (reader, writer):
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # StreamWriter's transport reads, too
+        writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        async with asyncio.timeout(5):
+            while server._connections or server._greetings:  # noqa: ASYNC110 -- nothing tells the outside
+                await asyncio.sleep(0.01)
+        assert not reader.at_eof()
+        writer.transport.abort()
+
+
+async def test_a_client_that_never_shakes_hands_is_disconnected() -> None:
+    async with served(QUICK) as server, connected(server, encrypted=False) as (reader, writer):
+        writer.write(b"\x16\x03\x01")
+        with suppress(ConnectionError):
+            assert await asyncio.wait_for(reader.read(), 5) == b""
+
+
+async def test_plain_http_at_the_tls_port_is_disconnected() -> None:
+    async with served() as server, connected(server, encrypted=False) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        with suppress(ConnectionError):
+            assert not (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP")
+
+
+@pytest.mark.req("PX-04")
+async def test_clients_beyond_the_limit_wait_until_one_leaves() -> None:
+    async with served(Limits(connections=1)) as server, connected(server) as first:
+        assert (await ask(first, post(b"x")))[0] == 200
+        second = connected(server)
+        waiting = asyncio.ensure_future(second.__aenter__())
+        await asyncio.wait([waiting], timeout=0.1)
+        assert not waiting.done()
+        first[1].close()
+        streams = await asyncio.wait_for(waiting, 5)
+        assert (await ask(streams, post(b"x")))[0] == 200
+        await second.__aexit__(None, None, None)
+
+
+async def test_failed_handshakes_give_their_slots_back() -> None:
+    async with served(Limits(connections=2)) as server:
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            writer.write(b"no TLS at all, sorry")
+            with suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+            with suppress(ConnectionError):
+                await writer.wait_closed()
+        async with connected(server) as streams:
+            assert (await ask(streams, post(b"x")))[0] == 200
+
+
+async def test_a_running_request_may_finish_while_the_server_closes() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+
+    async def slow(_: web.Request) -> web.StreamResponse:
+        entered.set()
+        await leave.wait()
+        return http.plain(200, "done")
+
+    app = web.Application()
+    app.router.add_get("/", slow)
+    server = await http.serve(app, "127.0.0.1", 0, tls.server_context(PLANT.registrar))
+    async with connected(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        await entered.wait()
+        closing = asyncio.ensure_future(server.close(grace_seconds=5))
+        await asyncio.wait([closing], timeout=0.05)
+        assert not closing.done()
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection(server.host, server.port)
+        leave.set()
+        assert (await response_of(reader))[0] == 200
+        await closing
+
+
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_a_client_that_stops_in_the_middle_leaves_nothing_behind(encrypted: bool) -> None:
+    async with served(encrypted=encrypted) as server:
+        for ending in (asyncio.StreamWriter.close, lambda writer: writer.transport.abort()):
+            async with connected(server, encrypted=encrypted) as (_, writer):
+                writer.write(post(bytes(100))[:-50])
+                ending(writer)
+        async with asyncio.timeout(5):
+            while server._connections or server._greetings:  # noqa: ASYNC110 -- nothing tells the outside
+                await asyncio.sleep(0.01)
+
+
+async def test_an_address_in_use_is_a_misconfiguration() -> None:
+    async with served() as server:
+        with pytest.raises(Misconfigured) as refused:
+            await http.serve(application(), "127.0.0.1", server.port, None)
+    assert refused.value.reason == "address-not-usable"
+
+
+async def test_a_name_that_is_no_address_is_a_misconfiguration() -> None:
+    with pytest.raises(Misconfigured):
+        await http.serve(application(), "no such host", 0, None)
+
+
+async def test_two_servers_can_share_a_port_and_an_ipv6_url_has_brackets() -> None:
+    first = await http.serve(application(), "::1", 0, None, reuse_port=True)
+    second = await http.serve(application(), "::1", first.port, None, reuse_port=True)
+    assert first.url == second.url == f"http://[::1]:{first.port}"
+    await first.close()
+    await second.close()
+
+
+@pytest.mark.parametrize(
+    ("accept", "wanted", "taken"),
+    [
+        (None, "application/voucher-cms+json", True),
+        ("", "application/voucher-cms+json", True),
+        ("application/voucher-cms+json", "application/voucher-cms+json", True),
+        ("Application/Voucher-CMS+json; q=0.5, text/html", "application/voucher-cms+json", True),
+        ("*/*", "application/voucher-cms+json", True),
+        ("application/*", "application/voucher-cms+json", True),
+        ("text/*", "application/voucher-cms+json", False),
+        ("application/voucher-jws+json", "application/voucher-cms+json", False),
+        ("application/voucher-cms+json;q=0, */*", "application/voucher-cms+json", False),
+        ("*/*;q=0", "application/voucher-cms+json", False),
+        ("*/*;q=nonsense", "application/voucher-cms+json", True),
+    ],
+)
+def test_what_a_client_accepts(accept: str | None, wanted: str, taken: bool) -> None:
+    request = make_mocked_request("GET", "/", headers={} if accept is None else {"Accept": accept})
+    assert http.accepts(request, wanted) is taken
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [("", ""), ("Text/Plain; charset=utf-8", "text/plain"), (";", ""), ("garbage", "garbage")]
+)
+def test_the_media_type_is_read_without_its_parameters(sent: str, read: str) -> None:
+    assert http.media_type(make_mocked_request("POST", "/", headers={"Content-Type": sent})) == read
+
+
+@pytest.mark.skipif(CURL is None, reason="install the package curl: a foreign client is wanted")
+@pytest.mark.parametrize("version", ["1.2", "1.3"])
+async def test_curl_posts_with_a_client_certificate(tmp_path: Path, version: str) -> None:
+    (tmp_path / "cert.pem").write_bytes(to_pem(*DEVICE.chain))
+    (tmp_path / "key.pem").write_bytes(DEVICE.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    (tmp_path / "ca.pem").write_bytes(to_pem(PLANT.root.certificate))
+    (tmp_path / "body").write_bytes(bytes(200_000))
+    files = ["--cert", "cert.pem", "--key", "key.pem", "--cacert", "ca.pem", "--data-binary", "@body"]
+    async with served() as server:
+        process = await asyncio.create_subprocess_exec(
+            str(CURL), "-sS", f"--tlsv{version}", "--tls-max", version, *files, server.url + PATH,
+            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+    assert output == b"3 200000"
+
+
+@pytest.mark.skipif(CURL is None, reason="install the package curl: a foreign client is wanted")
+async def test_curl_reads_why_its_large_body_is_refused(tmp_path: Path) -> None:
+    with (tmp_path / "body").open("wb") as file:
+        file.truncate(100 * 1024 * 1024)
+    async with served() as server:
+        process = await asyncio.create_subprocess_exec(
+            str(CURL), "-sSk", "--data-binary", "@body", "-H", "Expect:", "-w", "%{http_code}", server.url + PATH,
+            cwd=tmp_path, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        output, _ = await process.communicate()
+    assert output.startswith(b"body-too-large\n413")
+
+
+async def test_a_client_of_the_standard_library_is_served() -> None:
+    context = ssl.create_default_context(cadata=to_pem(PLANT.root.certificate).decode())
+    context.verify_flags &= ~getattr(ssl, "VERIFY_X509_STRICT", 0)
+    async with served() as server:
+        reader, writer = await asyncio.open_connection(server.host, server.port, ssl=context)
+        assert (await ask((reader, writer), post(b"x")))[2] == b"None 1"
+        writer.close()
+        await writer.wait_closed()
