@@ -34,8 +34,10 @@ MAX_CERTIFICATE_BYTES = 16 * 1024
 MAX_PEM_BYTES = 1024 * 1024
 PARSED_CERTIFICATES = 1024  # how many parsed certificates are kept: a pledge's is met four times in one onboarding
 
-# pyca only warns of what `load_certificate` refuses; a hostile peer shall not write to our standard error.
+# A hostile peer shall not write to our standard error. What the first warns of is refused by `load_certificate`;
+# the second is about name attributes longer or shorter than their type allows, which decides nothing here.
 warnings.filterwarnings("ignore", message="Parsed a serial number", category=CryptographyDeprecationWarning)
+warnings.filterwarnings("ignore", message="Attribute's length must be", category=UserWarning)
 
 # Everything pyca raises on bytes that are not the certificate they claim to be.
 PYCA_ERRORS = (
@@ -144,7 +146,7 @@ def spki_sha256(certificate: x509.Certificate) -> bytes:
 def common_name(certificate: x509.Certificate) -> str:
     """The subject's common name, or its whole subject where it has none: for people, never for a decision."""
     names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    return str(names[0].value) if names else certificate.subject.rfc4514_string()
+    return str(names[0].value) if names else certificate.subject.rfc4514_string({NameOID.SERIAL_NUMBER: "serialNumber"})
 
 
 def serial_number(certificate: x509.Certificate) -> str:

@@ -10,12 +10,11 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from io import BytesIO
 from typing import Any
 
 import cbor2
 
-from brski_common import strictjson
+from brski_common import strictcbor, strictjson
 from brski_common.errors import Malformed, UnsupportedFormat
 from brski_common.strictjson import JsonValue
 from brski_common.voucher import (
@@ -39,7 +38,6 @@ MAX_TEXT = 1024  # characters of one text leaf
 MAX_NONCE = 64  # characters: 32 bytes in base64 are 44
 MAX_LIST = 32
 TAG_SID = 47  # RFC 9254, 3.2: an absolute SID as a key
-MAX_CBOR_DEPTH = 16
 
 _TOPS: dict[str | int, type[VoucherData]] = {
     VOUCHER_NAME: Voucher,
@@ -81,7 +79,7 @@ def write_cbor(model: VoucherData) -> bytes:
 
 def read_cbor(data: bytes) -> VoucherData:
     """Read YANG-CBOR: a `Voucher` or a `VoucherRequest`; raises Malformed, UnsupportedFormat."""
-    kind, members = _top(load_cbor(data, limit=MAX_PAYLOAD_BYTES))
+    kind, members = _top(strictcbor.loads(data, limit=MAX_PAYLOAD_BYTES))
     request = issubclass(kind, VoucherRequest)
     parent = REQUEST_SID if request else VOUCHER_SID
     table: dict[object, Leaf] = {leaf.yang: leaf for leaf in leaves_of(kind)}
@@ -96,20 +94,6 @@ def read_cbor(data: bytes) -> VoucherData:
             raise Malformed("voucher-duplicate-leaf", leaf.yang)
         values[leaf.attribute] = _read(_FROM_CBOR[leaf.kind], leaf, value)
     return _build(kind, values)
-
-
-def load_cbor(data: bytes, *, limit: int) -> Any:  # noqa: ANN401 - CBOR holds anything; each reader checks what it takes
-    """Read exactly one bounded CBOR item; raises Malformed."""
-    if len(data) > limit:
-        raise Malformed("cbor-too-large", f"{len(data)} bytes, at most {limit}")
-    stream = BytesIO(data)
-    try:
-        value = cbor2.CBORDecoder(stream, tag_hook=_keep_tag).decode()
-    except (cbor2.CBORDecodeError, ValueError, TypeError, OverflowError, RecursionError, MemoryError) as error:
-        raise Malformed("cbor-malformed", type(error).__name__) from error
-    if stream.tell() != len(data):
-        raise Malformed("cbor-malformed", "bytes after the end")
-    return value
 
 
 def decode_base64(text: str) -> bytes:
@@ -173,10 +157,6 @@ def _cbor_key(key: object) -> object:
     if isinstance(key, cbor2.CBORTag):
         return ("sid", key.value) if key.tag == TAG_SID and isinstance(key.value, int) else None
     return key if isinstance(key, str | int) and not isinstance(key, bool) else None
-
-
-def _keep_tag(*arguments: Any) -> cbor2.CBORTag:  # noqa: ANN401 - cbor2 5 passes (decoder, tag), cbor2 6 (tag, …)
-    return next(argument for argument in arguments if isinstance(argument, cbor2.CBORTag))
 
 
 def _read(reader: Callable[[Any], Any], leaf: Leaf, value: object) -> object:

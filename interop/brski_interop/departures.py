@@ -7,6 +7,7 @@ refuse what is listed, the suite's own services refuse what must be refused.
 import base64
 import binascii
 from collections.abc import Iterator
+from contextlib import suppress
 
 from cryptography import x509
 
@@ -14,9 +15,10 @@ from brski_common import certificates, cms
 from brski_common.artifact import Unverified
 from brski_common.auditlog import AuditLog
 from brski_common.certificates import ID_KP_CLIENT_AUTH, ID_KP_CMC_RA, ID_KP_SERVER_AUTH, ID_PE_MASA_URL
-from brski_common.errors import BrskiError
+from brski_common.errors import BrskiError, Misconfigured, UnsupportedFormat, Untrusted
 from brski_common.issuing import NO_EXPIRY
-from brski_common.keys import refuse_published_key
+from brski_common.published_keys import refuse_published_key
+from brski_common.signatures import usable_key
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 
 SMALL_CERTIFICATE = 1024  # bytes, IEEE 802.1AR-2018, 8
@@ -193,7 +195,8 @@ def _of_registrar(certificate: x509.Certificate) -> Iterator[str]:
 
 
 def _of_key(certificate: x509.Certificate) -> Iterator[str]:
-    try:
-        refuse_published_key(certificate.public_key())
-    except BrskiError:
-        yield f"OP-07 the key of {certificates.common_name(certificate)} is published: for tests only"
+    with suppress(Untrusted, UnsupportedFormat):
+        try:
+            refuse_published_key(usable_key(certificate))
+        except Misconfigured:
+            yield f"OP-07 the key of {certificates.common_name(certificate)} is published: for tests only"

@@ -16,7 +16,7 @@ from datetime import datetime
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
-from brski_common import artifact, auditlog, cms, csr, csrattrs, der, encoding, jws, strictjson
+from brski_common import artifact, auditlog, cms, csr, csrattrs, der, encoding, jws, strictcbor, strictjson
 from brski_common.artifact import Format
 from brski_common.certificates import PYCA_ERRORS, is_self_issued, load_certificate
 from brski_common.errors import BrskiError, Malformed, UnsupportedFormat, Untrusted
@@ -350,14 +350,12 @@ def _auditlog(data: bytes) -> Report:
 
 def _jpy(data: bytes, check: Check, depth: int) -> Report:
     del check, depth
-    message = encoding.load_cbor(data, limit=MAX_FILE_BYTES)
-    if (
-        not isinstance(message, Sequence)
-        or len(message) < 2
-        or not all(isinstance(part, bytes) for part in message[:2])
-    ):
+    message = strictcbor.loads(data, limit=MAX_FILE_BYTES)
+    if not isinstance(message, list) or len(message) < 2:
         raise Malformed("jpy-malformed", "not an array of header and content")
     header, content = message[:2]
+    if not isinstance(header, bytes) or not isinstance(content, bytes):
+        raise Malformed("jpy-malformed", "header and content are byte strings")
     findings = ("CB-24 the header is longer than 32 bytes",) if len(header) > 32 else ()
     return Report(kind="jpy", format="cbor", content=terms.of_jpy(header, content), findings=findings)
 
