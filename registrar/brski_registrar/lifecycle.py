@@ -1,0 +1,130 @@
+"""What becomes of a device: one table, (state, event) → state.
+
+The laws of this file:
+
+1. A pair that is not in the table is refused; nothing else decides what may follow what.
+2. IMPRINTED and FAILED exclude each other: a device that reported failure gets no EST until it asks
+   for a voucher anew (RFC 8995, 5.7), and a report of success after one of failure changes nothing.
+3. EST is open in the states of `EST_OPEN` only, and none of them is reached but by way of the MASA's audit log
+   (RFC 8995, 5.8.3) or of an operator who overrules it.
+4. BLOCKED is left by the operator alone.
+
+The diagram in the documents is drawn from the table (`diagram`).
+"""
+
+from collections.abc import Iterable, Mapping
+from enum import StrEnum
+from typing import Final
+
+from brski_common.errors import Refused
+
+
+class State(StrEnum):
+    """Where a device stands (RFC 8995, 5, seen from the registrar)."""
+
+    NEW = "new"  # never heard of
+    HELD = "held"  # asked, and waits for the operator to admit it
+    REQUESTED = "requested"  # admitted, the MASA is being asked
+    DECLINED = "declined"  # the MASA gave no voucher
+    VOUCHERED = "vouchered"  # it has the voucher, and has not yet said what it thinks of it
+    IMPRINTED = "imprinted"  # it accepted the voucher; the audit log is not judged yet
+    FAILED = "failed"  # it rejected the voucher
+    DENIED = "denied"  # the audit log speaks against it
+    APPROVED = "approved"  # the audit log is in order: EST is open
+    AWAITING = "awaiting"  # its certificate request waits for the operator
+    CLEARED = "cleared"  # the operator cleared that certificate request
+    ENROLLED = "enrolled"  # it was given a certificate
+    UNENROLLED = "unenrolled"  # it reported that it could not use the certificate, or got none
+    OPERATIONAL = "operational"  # it came back with its new certificate
+    BLOCKED = "blocked"  # shut out by the operator
+
+
+class Event(StrEnum):
+    """What can happen to a device."""
+
+    HOLD = "hold"  # policy leaves the decision to the operator
+    REQUEST = "request"  # an admitted voucher request
+    DECLINE = "decline"  # the MASA refused, or what it sent is no voucher for this device
+    VOUCHER = "voucher"  # a voucher was handed on
+    IMPRINT = "imprint"  # voucher status: success (RFC 8995, 5.7)
+    FAIL = "fail"  # voucher status: failure
+    LOG_ACCEPT = "log-accept"  # the audit log passed the judgement (RFC 8995, 5.8.3)
+    LOG_REFUSE = "log-refuse"  # it did not
+    OVERRULE = "overrule"  # the operator accepts the device in spite of it
+    AWAIT = "await"  # a certificate request that the operator has to approve (RFC 7030, 4.2.3)
+    CLEAR = "clear"  # the operator approves it
+    ENROLL = "enroll"  # a certificate was issued to the IDevID
+    ENROLL_FAIL = "enroll-fail"  # enroll status: failure (RFC 8995, 5.9.4)
+    OPERATE = "operate"  # enroll status: success, over the new certificate
+    RENEW = "renew"  # a certificate was issued to the present certificate (RFC 7030, 4.2.2)
+    BLOCK = "block"  # the operator shuts the device out
+    UNBLOCK = "unblock"
+
+
+# States in which the device may use EST with its IDevID.
+EST_OPEN: Final = frozenset({State.APPROVED, State.AWAITING, State.CLEARED, State.ENROLLED, State.UNENROLLED})
+# States that follow a voucher and precede the verdict on the audit log.
+LOG_PENDING: Final = frozenset({State.VOUCHERED, State.IMPRINTED})
+
+_REQUESTING: Final = frozenset(State) - {State.BLOCKED}
+_RENEWING: Final = frozenset({State.ENROLLED, State.OPERATIONAL})
+_SHUT: Final = frozenset({State.DENIED, State.BLOCKED})
+_ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
+    # A device that was reset asks again, whatever it was before; earlier certificates have a life of their own.
+    ((State.NEW, State.HELD), Event.HOLD, State.HELD),
+    (_REQUESTING, Event.REQUEST, State.REQUESTED),
+    ((State.REQUESTED,), Event.DECLINE, State.DECLINED),
+    ((State.REQUESTED, State.VOUCHERED), Event.VOUCHER, State.VOUCHERED),
+    ((State.VOUCHERED, State.IMPRINTED), Event.IMPRINT, State.IMPRINTED),
+    ((State.APPROVED,), Event.IMPRINT, State.APPROVED),
+    # A contradiction is taken for failure as long as no certificate is out.
+    ((State.VOUCHERED, State.IMPRINTED, State.APPROVED, State.AWAITING, State.CLEARED), Event.FAIL, State.FAILED),
+    ((State.REQUESTED, State.FAILED), Event.FAIL, State.FAILED),
+    ((State.VOUCHERED, State.IMPRINTED), Event.LOG_ACCEPT, State.APPROVED),
+    ((State.APPROVED,), Event.LOG_ACCEPT, State.APPROVED),
+    # The log may be read again at any time (RFC 8995, 5.8); what it then says counts at once.
+    (
+        EST_OPEN | LOG_PENDING | {State.OPERATIONAL, State.DENIED},
+        Event.LOG_REFUSE,
+        State.DENIED,
+    ),
+    ((State.DENIED,), Event.OVERRULE, State.APPROVED),
+    ((State.APPROVED, State.AWAITING, State.CLEARED, State.UNENROLLED), Event.AWAIT, State.AWAITING),
+    ((State.AWAITING, State.CLEARED), Event.CLEAR, State.CLEARED),
+    ((State.APPROVED, State.CLEARED, State.ENROLLED, State.UNENROLLED), Event.ENROLL, State.ENROLLED),
+    (EST_OPEN, Event.ENROLL_FAIL, State.UNENROLLED),
+    ((State.ENROLLED, State.OPERATIONAL), Event.OPERATE, State.OPERATIONAL),
+    (_RENEWING, Event.RENEW, State.OPERATIONAL),
+    # Asking for a new voucher does not take the certificate in use away.
+    *(((state,), Event.RENEW, state) for state in State if state not in _RENEWING | _SHUT),
+    (frozenset(State), Event.BLOCK, State.BLOCKED),
+    ((State.BLOCKED,), Event.UNBLOCK, State.NEW),
+)
+
+TABLE: Final[Mapping[tuple[State, Event], State]] = {
+    (state, event): after for states, event, after in _ROWS for state in states
+}
+
+
+def step(state: State, event: Event) -> State:
+    """The state after `event`; raises Refused `device-blocked` or `event-out-of-order`."""
+    after = TABLE.get((state, event))
+    if after is not None:
+        return after
+    if state is State.BLOCKED:
+        raise Refused("device-blocked", f"{event} while blocked")
+    raise Refused("event-out-of-order", f"{event} while {state}")
+
+
+def diagram() -> str:
+    """The table as a Mermaid state diagram; blocking, which is possible everywhere, is drawn once."""
+    lines = ["stateDiagram-v2", "    [*] --> new"]
+    merged: dict[tuple[State, State], list[str]] = {}
+    for (state, event), after in TABLE.items():
+        if event not in {Event.BLOCK, Event.REQUEST} and state is not after:
+            merged.setdefault((state, after), []).append(event)
+    lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in merged.items()]
+    lines += ["    note right of new: request leads from every state but blocked to requested"]
+    lines += ["    note right of blocked: block leads here from every state"]
+    rows = [line for line in lines if " --> requested: " not in line]
+    return "\n".join([*rows, "    new --> requested: request", "    requested --> blocked: block"]) + "\n"

@@ -1,0 +1,352 @@
+"""The registrar's durable memory: policy, devices, vouchers, certificates, and a journal that only grows.
+
+The laws of this file:
+
+1. Verbs of the registrar, not tables: what belongs together is one unit of work, durable when the call returns.
+2. A device changes state only through `lifecycle.step`, inside the unit that records it, so that of two requests at
+   once each sees what the other did.
+3. The journal is append-only; the database itself refuses anything else.
+4. Statements are built once (see `brski_common.database`).
+"""
+
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+from cryptography import x509
+from sqlalchemy import Connection, Select, bindparam, desc, insert, select, update
+
+from brski_common.certificates import fingerprint, to_der
+from brski_common.database import Database
+from brski_common.errors import Unknown
+from brski_common.telemetry import printable
+from brski_registrar import lifecycle
+from brski_registrar.identity import Pledge
+from brski_registrar.lifecycle import Event, State
+from brski_registrar.schema import (
+    Asked,
+    Device,
+    Entry,
+    Issued,
+    Note,
+    Row,
+    StoredVoucher,
+    as_record,
+    certificates,
+    devices,
+    journal,
+    vouchers,
+)
+
+MIGRATIONS: Final = "brski_registrar.migrations"
+MAX_DETAIL: Final = 4000  # characters of one journal line
+MAX_LISTED: Final = 1000  # rows of one listing
+
+_BY_PLEDGE: Final = select(devices).where(
+    devices.c.manufacturer == bindparam("manufacturer"),
+    devices.c.serial_number == bindparam("serial_number"),
+    devices.c.issuer == bindparam("issuer"),
+)
+_BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
+_BY_SERIAL: Final = (
+    select(devices)
+    .where(devices.c.serial_number == bindparam("serial_number"))
+    .order_by(devices.c.id)
+    .limit(MAX_LISTED)
+)
+_LISTED: Final = select(devices).order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
+_SILENT: Final = (
+    select(devices)
+    .where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
+    .order_by(devices.c.changed_at)
+    .limit(MAX_LISTED)
+)
+_NEW_DEVICE: Final = insert(devices)
+_ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
+_ASKED_COLUMNS: Final = (
+    *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
+    *_ADVANCED_COLUMNS,
+)
+_NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *_ASKED_COLUMNS)
+_ASK, _ADVANCE = (
+    update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in names})
+    for names in (_ASKED_COLUMNS, _ADVANCED_COLUMNS)
+)
+_NEW_VOUCHER: Final = insert(vouchers)
+_VOUCHER_FOR: Final = (
+    select(vouchers)
+    .where(vouchers.c.device_id == bindparam("device_id"), vouchers.c.pvr_sha256 == bindparam("pvr_sha256"))
+    .order_by(desc(vouchers.c.id))
+    .limit(1)
+)
+_VOUCHERS: Final = (
+    select(vouchers).where(vouchers.c.device_id == bindparam("device_id")).order_by(vouchers.c.id).limit(MAX_LISTED)
+)
+_NEW_CERTIFICATE: Final = insert(certificates)
+_ISSUED: Final = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
+_ISSUED_FOR: Final = (
+    select(certificates)
+    .where(certificates.c.device_id == bindparam("device_id"), certificates.c.csr_sha256 == bindparam("csr_sha256"))
+    .order_by(desc(certificates.c.issued_at))
+    .limit(1)
+)
+_ISSUED_TO: Final = (
+    select(certificates)
+    .where(certificates.c.device_id == bindparam("device_id"))
+    .order_by(certificates.c.issued_at)
+    .limit(MAX_LISTED)
+)
+_REVOKE: Final = (
+    update(certificates)
+    .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("revoked_at"))
+)
+_NEW_ENTRY: Final = insert(journal)
+_JOURNAL: Final = (
+    select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
+)
+_JOURNAL_OF: Final = (
+    select(journal)
+    .where(journal.c.device_id == bindparam("device_id"), journal.c.id > bindparam("after"))
+    .order_by(journal.c.id)
+    .limit(bindparam("count"))
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happens to a device in one unit: events in their order, notes for the journal, and why."""
+
+    events: tuple[Event, ...]
+    notes: tuple[Note, ...]
+    now: datetime
+    reason: str = ""
+    address: str = ""
+    csr_sha256: str | None = None  # None: as it was
+
+
+class Store:
+    """The registrar's verbs on its database."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    # Devices
+
+    async def device(self, pledge: Pledge) -> Device | None:
+        """The device that a pledge is, if it was ever admitted or held."""
+        return await self.database.read(lambda connection: _device(connection, pledge))
+
+    async def device_by_id(self, device_id: int) -> Device:
+        """One device; raises Unknown."""
+        return await self.database.read(lambda connection: _device_by_id(connection, device_id))
+
+    async def find(self, serial_number: str) -> tuple[Device, ...]:
+        """Every device with that serial number: several makers may have one each."""
+        return await self._all(Device, _BY_SERIAL, serial_number=serial_number)
+
+    async def devices(self, count: int = MAX_LISTED) -> tuple[Device, ...]:
+        """The devices that changed last, newest first."""
+        return await self._all(Device, _LISTED, count=min(count, MAX_LISTED))
+
+    async def silent_since(self, before: datetime) -> tuple[Device, ...]:
+        """Devices that got their voucher before that time and have not said what they think of it."""
+        return await self._all(Device, _SILENT, before=before)
+
+    async def ask(self, pledge: Pledge, asked: Asked, event: Event, note: Note, address: str, now: datetime) -> Device:
+        """Record a pledge's request (`Event.REQUEST` or `Event.HOLD`); raises Refused for a blocked device."""
+
+        def unit(connection: Connection) -> Device:
+            before = _device(connection, pledge)
+            state = lifecycle.step(before.state if before else State.NEW, event)
+            device = _device_asking(pledge, asked, state, note.reason, address, now, before)
+            if before is None:
+                values = {name: getattr(device, name) for name in _NEW_COLUMNS}
+                (device_id,) = connection.execute(_NEW_DEVICE, values).inserted_primary_key or (0,)
+                device = replace(device, id=device_id)
+            else:
+                values = {name: getattr(device, name) for name in _ASKED_COLUMNS}
+                connection.execute(_ASK, values | {"b_id": device.id})
+            connection.execute(_NEW_ENTRY, _entry(device, note, address, now))
+            return device
+
+        return await self.database.write(unit)
+
+    async def advance(self, device_id: int, change: Change) -> Device:
+        """Let events happen to a device; raises Refused where one is out of order, and then nothing happened."""
+        return await self.database.write(lambda connection: _advance(connection, device_id, change))
+
+    # Vouchers and certificates
+
+    async def voucher(self, device_id: int, raw: bytes, assertion: str, change: Change) -> Device:
+        """Record the voucher that is handed on."""
+
+        def unit(connection: Connection) -> Device:
+            device = _advance(connection, device_id, change)
+            values = {
+                "device_id": device_id,
+                "pvr_sha256": device.pvr_sha256,
+                "media_type": device.media_type,
+                "raw": raw,
+                "nonce": device.nonce,
+                "assertion": assertion,
+                "received_at": change.now,
+            }
+            connection.execute(_NEW_VOUCHER, values)
+            return device
+
+        return await self.database.write(unit)
+
+    async def voucher_for(self, device_id: int, pvr_sha256: str) -> StoredVoucher | None:
+        """The voucher that answered this very request, if there was one."""
+        return await self._first(StoredVoucher, _VOUCHER_FOR, device_id=device_id, pvr_sha256=pvr_sha256)
+
+    async def vouchers(self, device_id: int) -> tuple[StoredVoucher, ...]:
+        """Every voucher a device got, oldest first."""
+        return await self._all(StoredVoucher, _VOUCHERS, device_id=device_id)
+
+    async def certificate(self, device_id: int, certificate: x509.Certificate, change: Change) -> Device:
+        """Record a certificate before it is handed out; raises Refused where the device may have none (any more)."""
+        values = {
+            "fingerprint": fingerprint(certificate).hex(),
+            "device_id": device_id,
+            "serial": f"{certificate.serial_number:x}",
+            "der": to_der(certificate),
+            "csr_sha256": change.csr_sha256 or "",
+            "issued_at": change.now,
+            "not_after": certificate.not_valid_after_utc,
+        }
+
+        def unit(connection: Connection) -> Device:
+            device = _advance(connection, device_id, change)
+            connection.execute(_NEW_CERTIFICATE, values)
+            return device
+
+        return await self.database.write(unit)
+
+    async def issued(self, certificate: x509.Certificate) -> tuple[Issued, Device] | None:
+        """The record of a certificate that was issued here, and whose it is; None for any other."""
+        values = {"fingerprint": fingerprint(certificate).hex()}
+
+        def unit(connection: Connection) -> tuple[Issued, Device] | None:
+            row = connection.execute(_ISSUED, values).mappings().first()
+            return None if row is None else (as_record(Issued, row), _device_by_id(connection, row["device_id"]))
+
+        return await self.database.read(unit)
+
+    async def issued_for(self, device_id: int, csr_sha256: str) -> Issued | None:
+        """The certificate that answered this very request, if one did."""
+        return await self._first(Issued, _ISSUED_FOR, device_id=device_id, csr_sha256=csr_sha256)
+
+    async def issued_to(self, device_id: int) -> tuple[Issued, ...]:
+        """Every certificate of a device, oldest first."""
+        return await self._all(Issued, _ISSUED_TO, device_id=device_id)
+
+    async def revoke(self, certificate_fingerprint: str, now: datetime) -> bool:
+        """Take a certificate (hex fingerprint) out of use; False if there was none to take."""
+        values = {"b_fingerprint": certificate_fingerprint, "revoked_at": now}
+        return await self.database.write(lambda connection: connection.execute(_REVOKE, values).rowcount > 0)
+
+    # Journal
+
+    async def note(self, pledge: Pledge, device: Device | None, note: Note, address: str, now: datetime) -> None:
+        """Write about a pledge whose state does not change."""
+        about = device or _device_asking(pledge, _NOTHING, State.NEW, "", address, now, None)
+        entry = _entry(about, note, address, now)
+
+        def unit(connection: Connection) -> None:
+            connection.execute(_NEW_ENTRY, entry)
+
+        await self.database.write(unit)
+
+    async def journal(
+        self, device_id: int | None = None, *, after: int = 0, count: int = MAX_LISTED
+    ) -> tuple[Entry, ...]:
+        """Lines of the journal in their order, from the one after `after` on: of one device or of all."""
+        count = min(count, MAX_LISTED)
+        if device_id is None:
+            return await self._all(Entry, _JOURNAL, after=after, count=count)
+        return await self._all(Entry, _JOURNAL_OF, device_id=device_id, after=after, count=count)
+
+    async def _all(self, kind: type[Row], statement: Select[Any], **values: object) -> tuple[Row, ...]:
+        rows = await self.database.read(lambda connection: connection.execute(statement, values).mappings().all())
+        return tuple(as_record(kind, row) for row in rows)
+
+    async def _first(self, kind: type[Row], statement: Select[Any], **values: object) -> Row | None:
+        row = await self.database.read(lambda connection: connection.execute(statement, values).mappings().first())
+        return None if row is None else as_record(kind, row)
+
+
+_NOTHING: Final = Asked(media_type="", pvr_sha256="", nonce=None, masa="", rvr=None)
+
+
+def _device(connection: Connection, pledge: Pledge) -> Device | None:
+    values = {
+        "manufacturer": pledge.manufacturer.name,
+        "serial_number": pledge.serial_number,
+        "issuer": pledge.issuer.hex(),
+    }
+    row = connection.execute(_BY_PLEDGE, values).mappings().first()
+    return None if row is None else as_record(Device, row)
+
+
+def _device_by_id(connection: Connection, device_id: int) -> Device:
+    row = connection.execute(_BY_ID, {"id": device_id}).mappings().first()
+    if row is None:
+        raise Unknown("device-unknown", f"no device {device_id}")
+    return as_record(Device, row)
+
+
+def _device_asking(
+    pledge: Pledge, asked: Asked, state: State, reason: str, address: str, now: datetime, before: Device | None
+) -> Device:
+    return Device(
+        id=before.id if before else 0,
+        manufacturer=pledge.manufacturer.name,
+        serial_number=pledge.serial_number,
+        issuer=pledge.issuer.hex(),
+        state=state,
+        reason=reason,
+        fingerprint=pledge.fingerprint,
+        certificate=to_der(pledge.certificate),
+        address=address,
+        media_type=asked.media_type,
+        pvr_sha256=asked.pvr_sha256,
+        nonce=asked.nonce,
+        masa=asked.masa,
+        rvr=asked.rvr,
+        csr_sha256="",
+        created_at=before.created_at if before else now,
+        changed_at=now,
+    )
+
+
+def _advance(connection: Connection, device_id: int, change: Change) -> Device:
+    device = _device_by_id(connection, device_id)
+    state = device.state
+    for event in change.events:
+        state = lifecycle.step(state, event)
+    device = replace(
+        device,
+        state=state,
+        reason=printable(change.reason),
+        csr_sha256=device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
+        changed_at=change.now,
+    )
+    connection.execute(_ADVANCE, {name: getattr(device, name) for name in _ADVANCED_COLUMNS} | {"b_id": device_id})
+    if change.notes:
+        connection.execute(_NEW_ENTRY, [_entry(device, note, change.address, change.now) for note in change.notes])
+    return device
+
+
+def _entry(device: Device, note: Note, address: str, now: datetime) -> dict[str, Any]:
+    return {
+        "at": now,
+        "device_id": device.id or None,
+        "manufacturer": device.manufacturer,
+        "serial_number": device.serial_number,
+        "event": note.event,
+        "reason": note.reason,
+        "detail": printable(note.detail, MAX_DETAIL),
+        "address": address,
+    }
