@@ -1,0 +1,81 @@
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from typer import Typer
+from typer.testing import CliRunner
+
+from brski_common import cli
+from brski_common.errors import Misconfigured, Refused
+
+
+def make_app() -> Typer:
+    app, verbs = cli.application("The program."), cli.application("Verbs.")
+    app.add_typer(verbs, name="verbs")
+
+    @verbs.command()
+    def refuse(as_json: cli.Json = False) -> None:
+        raise Refused("not-allowed", "ask \x1b[31mthe operator")
+
+    @verbs.command()
+    def stumble(path: Path) -> None:
+        path.read_bytes()
+
+    @verbs.command()
+    def listing(as_json: cli.Json = False) -> None:
+        found = [{"serial": "A\x1b[2J", "at": datetime(2026, 11, 21, tzinfo=UTC), "id": b"\1\2"}]
+        cli.answer(found, as_json, lambda: cli.table(("serial", "at"), [tuple(found[0].values())[:2]], empty="none"))
+
+    return app
+
+
+def test_an_error_is_one_line_and_exit_1() -> None:
+    result = CliRunner().invoke(make_app(), ["verbs", "refuse"])
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert result.stderr == "root: not-allowed: ask \ufffd[31mthe operator\n"
+
+
+def test_an_error_is_also_json_where_json_is_asked_for() -> None:
+    result = CliRunner().invoke(make_app(), ["verbs", "refuse", "--json"])
+    assert result.exit_code == 1
+    assert result.stdout.startswith('{"error": "not-allowed", "detail": "ask')
+    assert result.stdout.count("\n") == 1
+
+
+def test_a_file_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:
+    result = CliRunner().invoke(make_app(), ["verbs", "stumble", str(tmp_path / "missing")])
+    assert result.exit_code == 1
+    assert result.stderr == f"root: input-output-error: {tmp_path / 'missing'}: No such file or directory\n"
+
+
+def test_wrong_usage_is_exit_2() -> None:
+    assert CliRunner().invoke(make_app(), ["verbs", "dance"]).exit_code == 2
+
+
+def test_a_listing_is_a_table_or_json() -> None:
+    human = CliRunner().invoke(make_app(), ["verbs", "listing"]).stdout
+    assert "A\ufffd[2J" in human
+    assert "2026-11-21 00:00:00Z" in human
+    machine = CliRunner().invoke(make_app(), ["verbs", "listing", "--json"]).stdout
+    assert machine == '[{"serial": "A\\u001b[2J", "at": "2026-11-21T00:00:00Z", "id": "0102"}]\n'
+
+
+def test_an_empty_listing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.table(("serial",), [], empty="no device has asked yet")
+    assert capsys.readouterr().out == "no device has asked yet\n"
+
+
+def test_facts_leave_out_what_has_no_value(capsys: pytest.CaptureFixture[str]) -> None:
+    cli.facts([("state", "new"), ("reason", ""), ("since", None), ("id", 7)])
+    assert capsys.readouterr().out == "state  new\nid     7\n"
+
+
+def test_input_is_read_within_a_bound(tmp_path: Path) -> None:
+    file = tmp_path / "input"
+    file.write_bytes(b"12345")
+    assert cli.read_input(file, limit=5) == b"12345"
+    with pytest.raises(Misconfigured, match="more than 4 bytes"):
+        cli.read_input(file, limit=4)
+    with pytest.raises(Misconfigured, match="No such file"):
+        cli.read_input(tmp_path / "missing")
