@@ -14,7 +14,7 @@ an answer), `connection-gone` (a single connection ended), `response-malformed`,
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -61,6 +61,14 @@ class HttpResponse:
         return self.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
+@dataclass(frozen=True, slots=True)
+class Connected:
+    """A connection that stands: who is at the other end, and what binds a CSR to it (RFC 7030, 3.5; RFC 9266)."""
+
+    peer: Peer
+    channel_binding: bytes | None = field(repr=False)
+
+
 class HttpClient:
     """Requests over one TLS context, with connections kept alive. An async context manager, or `await close()`.
 
@@ -94,6 +102,34 @@ class HttpClient:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+
+    async def connect(self, url: str) -> Connected:
+        """Open a connection to the origin of `url` before there is anything to send; the next request takes it.
+
+        A pledge's first request names the certificate that this shows (RFC 8995, 5.2). Raises as above.
+        """
+        target = _target(url)
+        try:
+            async with asyncio.timeout(self._seconds):
+                return await self._connect(target)
+        except BrskiError:
+            raise
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            raise _fault(error) from error
+
+    async def _connect(self, url: URL) -> Connected:
+        session = self._open()
+        assert session._connector is not None
+        # aiohttp finds the connection again by what this request and the later ones have in common.
+        request = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), session=session)
+        connection = await session._connector.connect(request, [], session.timeout)
+        try:
+            peer, transport = tls.peer_of(connection.transport), connection.transport
+            if peer is None or transport is None:
+                raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
+            return Connected(peer, tls.channel_binding(transport))
+        finally:
+            connection.release()
 
     async def request(
         self,
