@@ -1,0 +1,484 @@
+"""One attempt to join through one offer: the conversation with one registrar, without any I/O.
+
+The laws of this file:
+
+1. `phases.TRANSITIONS` holds every change of phase there is; nothing else changes `phase`.
+2. Whether a connection stands is another matter than the phase (`line`): a phase that wants to ask something has
+   the connection opened first.
+3. Nothing of EST is sent before the voucher and the registrar have passed every check (RFC 8995, 5.6.2).
+4. A request that is repeated after 202 is the very bytes of the first (RFC 8995, 5.6).
+5. Whatever the other side does ends in a phase of the table, never in an exception.
+"""
+
+import base64
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from brski_common import cms, csrplan, est, telemetry
+from brski_common.artifact import Format
+from brski_common.certificates import Credential, Peer, PrivateKey, common_name, fingerprint, is_ca
+from brski_common.errors import BrskiError, PeerFailed, Refused
+from brski_common.voucher import new_nonce
+from brski_pledge import actions, enrolling, events, revocation, vouchering
+from brski_pledge.actions import Action, Moment, Response
+from brski_pledge.answers import MAX_WAIT, redirection, refusal, wait_after
+from brski_pledge.discovery import Offer
+from brski_pledge.line import Line, Request, Status, Surroundings
+from brski_pledge.phases import TERMINAL, TRANSITIONS, Phase, Turn
+from brski_pledge.state import Enrollment
+
+BRSKI = "/.well-known/brski"
+TELEMETRY = {"Content-Type": telemetry.MEDIA_TYPE_JSON}
+VOUCHER_TYPES = ", ".join(accepted.media_type for accepted in vouchering.ACCEPTED)
+# All that a registrar learns of a voucher we refuse: it may be the attacker's (RFC 8995, 5.7).
+GENERIC_REASON = "voucher not accepted"
+MAX_REDIRECTS = 4  # within one origin; to another origin there is one at most (RFC 8995, 5.6)
+MAX_CONFIRMATIONS = 3  # connections tried to tell of the success
+MAX_OUTAGES = 5  # times in a row that a registrar which asked for patience may be out of reach
+
+
+class Attempt:
+    """A conversation. `emit` takes the actions; `now` comes with every call."""
+
+    def __init__(
+        self, number: int, offer: Offer, around: Surroundings, emit: Callable[[Action], None], *, first: Phase
+    ) -> None:
+        self.number, self.offer, self.phase = number, offer, first
+        self.failure: BrskiError | None = None
+        self.enrollment = around.renewing
+        self.progressed = 0.0  # when the other side, or the device, last did something
+        self.confirmed = False
+        self._around, self._emit = around, emit
+        self._line = Line(number, offer, around, emit)
+        if around.renewing is not None:
+            self._line.credential = around.renewing.credential
+        self._path = f"{BRSKI}/requestvoucher"
+        self._redirects, self._has_crossed = 0, False
+        self._confirmations, self._outages = 1, 0
+        self._resume_at: float | None = None
+        self._asked_since: float | None = None
+        self._request, self._nonce = b"", ""
+        self._judged: vouchering.Imprint | None = None  # the voucher held, revocation may still be open
+        self._imprint: vouchering.Imprint | None = None
+        self._domain: enrolling.Domain | None = None
+        self._plan: csrplan.Plan | None = None
+        self._key: PrivateKey | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing more will come of it."""
+        return self.phase in TERMINAL
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether it holds a connection or has one opened."""
+        return self._line.status is not Status.DOWN
+
+    @property
+    def is_patient(self) -> bool:
+        """Whether it waits for the time to ask again."""
+        return self._resume_at is not None
+
+    @property
+    def is_imprinted(self) -> bool:
+        """Whether a voucher held: then it is this attempt that counts."""
+        return self._imprint is not None or self._around.renewing is not None
+
+    @property
+    def timer(self) -> float | None:
+        """When `due` wants to be called."""
+        times = [time for time in (self._line.deadline, self._resume_at) if time is not None]
+        return min(times, default=None)
+
+    def wants_line(self, now: Moment) -> bool:
+        """Whether `due` would open a connection now."""
+        return self._resume_at is not None and self._resume_at <= now.seconds and not self.is_connected
+
+    # What Bootstrap calls
+
+    def start(self, now: Moment) -> None:
+        """Begin."""
+        self.progressed = now.seconds
+        self._ask(now)
+
+    def due(self, now: Moment) -> None:
+        """A timer ran out, maybe."""
+        deadline = self._line.deadline
+        if self._resume_at is not None and self._resume_at <= now.seconds:
+            self._resume_at, self.progressed = None, now.seconds
+            self._ask(now)
+        elif deadline is not None and deadline <= now.seconds:
+            if self.phase is Phase.CHECK:
+                self._line.deadline = None
+                self._lists_came(actions.RevocationLists(self.number, {}), now)
+            else:
+                self._line.close()
+                self._lost(now, PeerFailed("peer-timeout", "no answer in time"), worked=False)
+
+    def close(self) -> None:
+        """End it from our side; another attempt won, or a reset."""
+        if not self.is_over:
+            self._turn(Turn.CLOSED)
+        self._line.close()
+
+    def park(self) -> None:
+        """Give up the connection while waiting for the time to ask again."""
+        self._line.close()
+
+    def feed(self, told: actions.Input, now: Moment) -> None:
+        """Take in what happened; what does not belong to the present phase is ignored."""
+        if self.is_over:
+            return
+        self.progressed = now.seconds
+        try:
+            self._take(told, now)
+        except BrskiError as error:
+            self._fail(error, now)
+
+    def _take(self, told: actions.Input, now: Moment) -> None:
+        line = self._line
+        match told:
+            case actions.Connected() if line.status is Status.OPENING:
+                self._connected(told, now)
+            case Response() if line.status is Status.UP and line.deadline is not None and self.phase in _ANSWERS:
+                line.answer()
+                self._outages = 0
+                _ANSWERS[self.phase](self, told, now)
+            case actions.Lost() if line.status is not Status.DOWN:
+                self._lost(now, PeerFailed(told.reason, told.detail), worked=line.lost())
+            case actions.RevocationLists() if self.phase is Phase.CHECK:
+                self._lists_came(told, now)
+            case actions.KeyMade() if self.phase is Phase.KEY:
+                self._key_made(told.key, now)
+            case actions.Saved() if self.phase is Phase.SAVE:
+                self._saved(now)
+            case actions.NotDone() if self.phase in {Phase.KEY, Phase.SAVE}:
+                self._fail(Refused(told.reason, told.detail), now)
+            case _:
+                pass
+
+    # Connection
+
+    def _ask(self, now: Moment) -> None:
+        """Have the request of this phase sent, over the connection that stands or a new one."""
+        if self._line.status is Status.UP:
+            self._line.send(_REQUESTS[self.phase](self), now)
+        elif self._line.status is Status.DOWN:
+            self._line.open(now)
+
+    def _connected(self, told: actions.Connected, now: Moment) -> None:
+        if self._line.connected(told, now):
+            leaf = told.peer.certificate
+            self._tell(
+                events.RegistrarSeen(
+                    str(self.offer), common_name(leaf), fingerprint(leaf).hex(), self._line.is_provisional
+                )
+            )
+        if self.phase is Phase.IDENTIFY:
+            self._compose_request(told.peer, now)
+            self._turn(Turn.DONE)
+        self._ask(now)
+
+    def _compose_request(self, peer: Peer, now: Moment) -> None:
+        """A request with a nonce of its own for each connection that begins anew (RFC 8995, 5.2)."""
+        settings, device = self._around.settings, self._around.device
+        content_type = cms.ID_DATA if settings.compatible_content_type else cms.ID_CT_ANIMA_JSON_VOUCHER
+        self._nonce = new_nonce(self._around.random)
+        self._request = vouchering.compose(device, peer, self._nonce, now.utc, content_type=content_type)
+        self._tell(events.VoucherRequested(str(self.offer), device.serial_number))
+
+    def _lost(self, now: Moment, error: BrskiError, *, worked: bool) -> None:
+        """The connection is gone: harmless while waiting, repaired between two requests, else the end."""
+        if self.is_patient or self.phase in {Phase.CHECK, Phase.KEY, Phase.SAVE}:
+            return
+        if self.phase is Phase.IMPRINT:
+            self._turn(Turn.FAILED)
+            self._ask(now)
+        elif self.phase is Phase.CONFIRM and self._confirmations < MAX_CONFIRMATIONS:
+            self._confirmations += 1
+            self._ask(now)
+        elif worked and self.phase not in {Phase.REFUSE, Phase.COMPLAIN}:
+            self._ask(now)
+        elif self._may_sit_out(now, error):
+            self._outages += 1
+            self._resume_at = now.seconds + MAX_WAIT
+        else:
+            self._fail(error, now)
+
+    def _may_sit_out(self, now: Moment, error: BrskiError) -> bool:
+        """Whether a registrar that asked for patience is only out of reach for a while."""
+        since = self._asked_since
+        return (
+            since is not None
+            and self.phase in {Phase.REQUEST, Phase.ENROLL}
+            and error.reason != "registrar-certificate-changed"
+            and self._outages < MAX_OUTAGES
+            and now.seconds + MAX_WAIT - since <= self._around.settings.keep_asking
+        )
+
+    # Requests: what each phase asks
+
+    def _ask_voucher(self) -> Request:
+        headers = {"Content-Type": Format.CMS.media_type, "Accept": VOUCHER_TYPES}
+        return Request("POST", self._path, headers, self._request)
+
+    def _report_voucher(self) -> Request:
+        report = telemetry.success() if self.phase is Phase.IMPRINT else telemetry.failure(GENERIC_REASON)
+        return Request("POST", f"{BRSKI}/voucher_status", TELEMETRY, telemetry.write(report))
+
+    def _ask_anchors(self) -> Request:
+        return Request("GET", self._est(est.Operation.CACERTS), {"Accept": est.PKCS7_MIME})
+
+    def _ask_attributes(self) -> Request:
+        return Request("GET", self._est(est.Operation.CSRATTRS), {"Accept": est.CSRATTRS})
+
+    def _ask_certificate(self) -> Request:
+        renewing = self._around.renewing is not None
+        operation = est.Operation.SIMPLEREENROLL if renewing else est.Operation.SIMPLEENROLL
+        headers = {"Content-Type": est.PKCS10, "Accept": est.PKCS7_MIME}
+        return Request("POST", self._est(operation), headers, self._request)
+
+    def _report_enrollment(self) -> Request:
+        report = telemetry.success()
+        if self.phase is Phase.COMPLAIN:
+            # The registrar is ours by now, so it may know which check failed; no text of any peer goes along.
+            report = telemetry.failure(self.failure.reason if self.failure is not None else "enrollment-failed")
+        return Request("POST", f"{BRSKI}/enrollstatus", TELEMETRY, telemetry.write(report))
+
+    def _est(self, operation: est.Operation) -> str:
+        return est.path(operation, self._around.settings.est_label)
+
+    # Answers: what each phase makes of them
+
+    def _voucher_came(self, response: Response, now: Moment) -> None:
+        if response.status == 202:
+            self._postpone(response, now, "voucher")
+        elif 300 <= response.status < 400:
+            self._redirect(response, now)
+        elif response.status != 200:
+            raise refusal("voucher-request-refused", response)
+        else:
+            self._judge_voucher(response, now)
+
+    def _judge_voucher(self, response: Response, now: Moment) -> None:
+        device, registrar = self._around.device, self._line.registrar
+        assert registrar is not None
+        try:
+            voucher = vouchering.check_voucher(device, response.body, response.media_type, self._nonce, now.utc)
+            imprint = vouchering.judge_registrar(voucher, registrar, now.utc)
+            urls = revocation.lists_wanted(imprint)
+        except BrskiError as error:
+            self._refuse(error, now)
+            return
+        if not urls:
+            self._imprinted(imprint, now)
+            return
+        self._judged = imprint
+        self._turn(Turn.LISTS_WANTED)
+        self._line.deadline = now.seconds + self._around.settings.response_timeout
+        self._emit(actions.FetchRevocationLists(self.number, urls))
+
+    def _lists_came(self, told: actions.RevocationLists, now: Moment) -> None:
+        assert self._judged is not None
+        self._line.deadline = None
+        try:
+            revocation.check_revocation(self._judged, told.lists, now.utc)
+        except BrskiError as error:
+            self._refuse(error, now)
+        else:
+            self._imprinted(self._judged, now)
+
+    def _refuse(self, error: BrskiError, now: Moment) -> None:
+        self.failure = error
+        self._tell(events.VoucherRefused(str(self.offer), error.reason, error.detail))
+        self._turn(Turn.REFUSED)
+        self._ask(now)
+
+    def _imprinted(self, imprint: vouchering.Imprint, now: Moment) -> None:
+        self._imprint, self._asked_since = imprint, None
+        value = imprint.voucher.value
+        self._tell(
+            events.Imprinted(
+                str(self.offer),
+                common_name(imprint.pinned),
+                str(value.assertion),
+                vouchering.checks_made(imprint, now.utc),
+            )
+        )
+        self._turn(Turn.DONE)
+        self._ask(now)
+
+    def _voucher_reported(self, _response: Response, now: Moment) -> None:
+        # "The client ignores any response" (RFC 8995, 5.7).
+        self._turn(Turn.DONE)
+        if self.is_over:
+            self._line.close()
+        else:
+            self._ask(now)
+
+    def _anchors_came(self, response: Response, now: Moment) -> None:
+        self._domain = self._read_domain(response)
+        self._tell(events.AnchorsReceived(tuple(common_name(each) for each in self._domain.anchors)))
+        self._turn(Turn.DONE)
+        self._ask(now)
+
+    def _read_domain(self, response: Response) -> enrolling.Domain:
+        if response.status == 200:
+            return enrolling.read_ca_certificates(response.body)
+        if self._around.renewing is not None:
+            return enrolling.Domain(self._around.renewing.anchors)
+        # "The pinned-domain-cert MAY be installed as a trust anchor" (RFC 8995, 5.6.2).
+        if self._imprint is not None and is_ca(self._imprint.pinned):
+            return enrolling.Domain((self._imprint.pinned,))
+        raise refusal("cacerts-refused", response)
+
+    def _attributes_came(self, response: Response, now: Moment) -> None:
+        if response.status not in {200, 204, 404}:
+            raise refusal("csrattrs-refused", response)
+        body, renewing = response.body if response.status == 200 else None, self._around.renewing
+        if renewing is None:
+            self._plan = enrolling.plan_request(body, self._around.device.idevid.certificate)
+        else:
+            self._plan = enrolling.plan_renewal(body, renewing.credential.certificate)
+        kind = enrolling.key_kind(self._plan.key, self._around.settings.ldevid_key)
+        self._turn(Turn.DONE)
+        if renewing is not None and not self._around.rekey:
+            self._key_made(renewing.credential.key, now)
+        else:
+            self._emit(actions.MakeKey(self.number, kind))
+            self._tell(events.KeyMade(kind))
+
+    def _key_made(self, key: PrivateKey, now: Moment) -> None:
+        assert self._plan is not None
+        binding = self._line.binding
+        challenge = None if binding is None else base64.b64encode(binding).decode()
+        self._key, self._request = key, enrolling.compose_request(self._plan, key, challenge)
+        self._turn(Turn.DONE)
+        self._ask(now)
+
+    def _certificate_came(self, response: Response, now: Moment) -> None:
+        if response.status == 202:
+            self._postpone(response, now, "certificate")
+            return
+        if response.status != 200:
+            raise refusal("enrollment-refused", response)
+        assert self._key is not None
+        assert self._domain is not None
+        credential = enrolling.check_issued(response.body, self._key, self._domain, now.utc)
+        leaf = credential.certificate
+        self._tell(
+            events.CertificateReceived(common_name(leaf), leaf.issuer.rfc4514_string(), leaf.not_valid_after_utc)
+        )
+        self.enrollment = self._new_enrollment(credential, self._domain, now)
+        self._turn(Turn.DONE)
+        self._emit(actions.Persist(self.number, self.enrollment))
+
+    def _new_enrollment(self, credential: Credential, domain: enrolling.Domain, now: Moment) -> Enrollment:
+        renewing, imprint = self._around.renewing, self._imprint
+        if renewing is not None:
+            return replace(renewing, credential=credential, anchors=domain.anchors)
+        assert imprint is not None
+        return Enrollment(
+            credential=credential,
+            anchors=domain.anchors,
+            voucher=imprint.voucher.raw,
+            pinned=imprint.pinned,
+            registrar=imprint.registrar,
+            host=self._line.host,
+            port=self._line.port,
+            enrolled_on=now.utc,
+        )
+
+    def _saved(self, now: Moment) -> None:
+        self._tell(events.EnrollmentSaved())
+        self._line.close()
+        if self._around.renewing is not None:
+            self._turn(Turn.SKIPPED)
+            return
+        assert self.enrollment is not None
+        # "the pledge SHOULD first re-establish the TLS connection" with its new certificate (RFC 8995, 5.9.4).
+        self._line.credential = self.enrollment.credential
+        self._turn(Turn.DONE)
+        self._ask(now)
+
+    def _enrollment_reported(self, _response: Response, _now: Moment) -> None:
+        self.confirmed = self.phase is Phase.CONFIRM
+        self._turn(Turn.DONE)
+        self._line.close()
+
+    # Waiting, redirection, failure
+
+    def _postpone(self, response: Response, now: Moment, what: str) -> None:
+        settings = self._around.settings
+        delay = wait_after(response, settings.retry_after, now.utc)
+        self._asked_since = now.seconds if self._asked_since is None else self._asked_since
+        if now.seconds + delay - self._asked_since > settings.keep_asking:
+            raise PeerFailed("registrar-never-ready", f"still 202 after {settings.keep_asking:g} s")
+        self._resume_at = now.seconds + delay
+        self._turn(Turn.NOT_YET)
+        self._tell(events.Waiting(str(self.offer), delay, what))
+
+    def _redirect(self, response: Response, now: Moment) -> None:
+        line = self._line
+        target = redirection(response, line.host, line.port, self._path)
+        self._redirects += 1
+        if self._redirects > MAX_REDIRECTS:
+            raise PeerFailed("redirect-loop", f"more than {MAX_REDIRECTS} redirections")
+        self._path = target.path
+        if (target.host, target.port) == (line.host, line.port):
+            self._ask(now)
+            return
+        # "the pledge MUST NOT follow more than one redirection to another web origin" (RFC 8995, 5.6).
+        if self._has_crossed:
+            raise PeerFailed("redirect-loop", "a second redirection to another origin")
+        self._has_crossed, self._asked_since = True, None
+        self._tell(events.Redirected(str(self.offer), f"{target.host}:{target.port}"))
+        self._turn(Turn.REDIRECTED)
+        line.turn_to(target.host, target.port)
+        self._ask(now)
+
+    def _fail(self, error: BrskiError, now: Moment) -> None:
+        if self.failure is None:
+            self.failure = error
+        self._resume_at = self._line.deadline = None
+        self._turn(self._turn_of_failure())
+        # "the pledge MUST send … over the TLS connection used for the failed enrollment" (RFC 8995, 5.9.4).
+        if self.phase is Phase.COMPLAIN and self._line.status is Status.UP:
+            self._ask(now)
+            return
+        if self.phase is Phase.COMPLAIN:
+            self._turn(Turn.FAILED)
+        self._line.close()
+
+    def _turn_of_failure(self) -> Turn:
+        """A renewal has nobody to complain to; a registrar that changed after the voucher is not told anything."""
+        renewing = self._around.renewing is not None and self.phase is not Phase.CONFIRM
+        return Turn.CLOSED if renewing or self.phase is Phase.IMPRINT else Turn.FAILED
+
+    def _turn(self, turn: Turn) -> None:
+        self.phase = TRANSITIONS[self.phase, turn]
+
+    def _tell(self, event: events.Event) -> None:
+        self._emit(actions.Notify(event))
+
+
+_REQUESTS: Mapping[Phase, Callable[[Attempt], Request]] = {
+    Phase.REQUEST: Attempt._ask_voucher,
+    Phase.REFUSE: Attempt._report_voucher,
+    Phase.IMPRINT: Attempt._report_voucher,
+    Phase.ANCHORS: Attempt._ask_anchors,
+    Phase.ATTRIBUTES: Attempt._ask_attributes,
+    Phase.ENROLL: Attempt._ask_certificate,
+    Phase.CONFIRM: Attempt._report_enrollment,
+    Phase.COMPLAIN: Attempt._report_enrollment,
+}
+_ANSWERS: Mapping[Phase, Callable[[Attempt, Response, Moment], None]] = {
+    Phase.REQUEST: Attempt._voucher_came,
+    Phase.REFUSE: Attempt._voucher_reported,
+    Phase.IMPRINT: Attempt._voucher_reported,
+    Phase.ANCHORS: Attempt._anchors_came,
+    Phase.ATTRIBUTES: Attempt._attributes_came,
+    Phase.ENROLL: Attempt._certificate_came,
+    Phase.CONFIRM: Attempt._enrollment_reported,
+    Phase.COMPLAIN: Attempt._enrollment_reported,
+}

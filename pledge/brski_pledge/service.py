@@ -1,0 +1,268 @@
+"""A pledge that runs: the machine, its transports, its disk and its clock, in one event loop.
+
+Only order lives here. What to do is said by `bootstrap`; what came of it is put into one queue.
+"""
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+from cryptography.x509.oid import ObjectIdentifier
+
+from brski_common.certificates import Credential, PrivateKey
+from brski_common.errors import BrskiError, Misconfigured, Refused
+from brski_common.paths import Anchors
+from brski_pledge import actions, enrolling, vouchering
+from brski_pledge.actions import Input, Moment
+from brski_pledge.bootstrap import Bootstrap
+from brski_pledge.discovery import Offer
+from brski_pledge.events import Event
+from brski_pledge.line import Surroundings
+from brski_pledge.settings import PledgeSettings
+from brski_pledge.state import Enrollment, Folder
+
+Clock = Callable[[], datetime]
+Observer = Callable[[Event], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended. `reason` and `detail` say why it failed; `enrollment` is what counts afterwards, if anything."""
+
+    state: Literal["operational", "failed"]
+    reason: str | None = None
+    detail: str = ""
+    enrollment: Enrollment | None = field(default=None, repr=False)
+
+    @property
+    def is_operational(self) -> bool:
+        """Whether the device has an identity in its domain."""
+        return self.state == "operational"
+
+
+class Pledge:
+    """A device that has an IDevID and looks for its owner.
+
+    `credential` is the IDevID with its chain, `anchors` are the maker's voucher anchors. `state` is
+    a folder that survives reboots. `clock` gives the time of day if it can be trusted; without it no
+    date is judged (RFC 8995, 2.6.1). `observer` is called with every event, in the event loop.
+    Raises Misconfigured or Untrusted for what could never be safe.
+    """
+
+    def __init__(
+        self,
+        settings: PledgeSettings,
+        credential: Credential,
+        anchors: Anchors,
+        *,
+        state: Path | Folder,
+        clock: Clock | None = None,
+        cloud_anchors: Anchors | None = None,
+        observer: Observer | None = None,
+        make_key: Callable[[str], PrivateKey] = enrolling.make_key,
+    ) -> None:
+        self.settings = settings
+        self._device = vouchering.Device(credential, anchors, _policy(settings))
+        vouchering.check_device(self._device)
+        self._cloud_anchors = cloud_anchors or Anchors()
+        if settings.cloud_registrar is not None and not self._cloud_anchors:
+            raise Misconfigured("cloud-anchors-missing", "cloud_registrar needs anchors that vouch for it")
+        self._folder = state if isinstance(state, Folder) else Folder(state)
+        self._clock, self._observer, self._make_key = clock, observer, make_key
+        self._inputs: asyncio.Queue[Input] | None = None
+
+    @property
+    def serial_number(self) -> str:
+        """The product serial number in the IDevID."""
+        return self._device.serial_number
+
+    @property
+    def enrollment(self) -> Enrollment | None:
+        """What onboarding left on the disk, None in the factory state; raises Misconfigured if it is damaged."""
+        return self._folder.load()
+
+    async def onboard(self) -> Outcome:
+        """Find the owner and enroll. Returns at once, without a packet, if that has happened (RFC 8995, 5).
+
+        Without `once` in the settings this goes on until it succeeds; cancel it to stop.
+        """
+        enrollment = self._folder.load()
+        if enrollment is None:
+            self._folder.tidy()
+            return await self._run(self._surroundings(self.settings))
+        if not enrollment.confirmed:
+            # Power was lost between enrolling and telling of it.
+            around = self._surroundings(replace(self.settings, once=True))
+            await self._run(replace(around, renewing=enrollment, only_confirm=True))
+        return Outcome("operational", enrollment=self._folder.load())
+
+    async def renew(self, *, rekey: bool = True) -> Outcome:
+        """Get a new LDevID from the registrar of before, with a fresh key unless told otherwise (RFC 7030, 4.2.2).
+
+        A failure leaves the present LDevID in use. Raises Refused in the factory state.
+        """
+        enrollment = self._folder.load()
+        if enrollment is None:
+            raise Refused("not-enrolled", "there is nothing to renew: onboard first")
+        around = self._surroundings(replace(self.settings, once=True))
+        outcome = await self._run(replace(around, renewing=enrollment, rekey=rekey))
+        return outcome if outcome.is_operational else replace(outcome, enrollment=enrollment)
+
+    def reset(self) -> None:
+        """Back to the factory state: erase the LDevID, its key and the anchors. The IDevID stays.
+
+        During an onboarding that begins anew.
+        """
+        if self._inputs is None:
+            self._folder.reset()
+        else:
+            self._inputs.put_nowait(actions.FactoryReset())
+
+    def link_up(self) -> None:
+        """A network link came up: end all back-offs (RFC 8995, 4.1)."""
+        if self._inputs is not None:
+            self._inputs.put_nowait(actions.LinkUp())
+
+    def found(self, offer: Offer) -> None:
+        """A way to a registrar that the device learnt by means of its own."""
+        if self._inputs is not None:
+            self._inputs.put_nowait(actions.Found(offer))
+
+    def _surroundings(self, settings: PledgeSettings) -> Surroundings:
+        return Surroundings(self._device, settings, secrets.token_bytes, self._cloud_anchors)
+
+    async def _run(self, around: Surroundings) -> Outcome:
+        if self._inputs is not None:
+            raise Refused("onboarding-under-way", "this device is being configured")
+        self._inputs = asyncio.Queue()
+        try:
+            async with _adapters(around, self._inputs.put_nowait) as adapters:
+                return await self._drive(around, adapters, self._inputs)
+        finally:
+            self._inputs = None
+
+    async def _drive(self, around: Surroundings, adapters: "_Adapters", inputs: "asyncio.Queue[Input]") -> Outcome:
+        machine = Bootstrap(around, self._now(), jitter=secrets.randbelow(1000) / 1000)
+        while True:
+            match machine.next(self._now()):
+                case actions.Wait(until):
+                    for told in await _inputs_until(inputs, until):
+                        machine.feed(told, self._now())
+                case actions.Done(enrollment, confirmed):
+                    if confirmed and not enrollment.confirmed:
+                        await asyncio.to_thread(self._folder.confirm)
+                    return Outcome("operational", enrollment=self._folder.load())
+                case actions.Failed(reason, detail):
+                    return Outcome("failed", reason, detail)
+                case actions.Notify(event):
+                    self._tell(event)
+                case actions.Persist() | actions.MakeKey() | actions.Erase() as action:
+                    told_back = await self._do(action)
+                    if told_back is not None:
+                        machine.feed(told_back, self._now())
+                case action:
+                    adapters.carry_out(action)
+
+    async def _do(self, action: actions.Persist | actions.MakeKey | actions.Erase) -> Input | None:
+        """What the device does by itself, off the event loop: disks and prime numbers are slow."""
+        try:
+            match action:
+                case actions.MakeKey(attempt, kind):
+                    return actions.KeyMade(attempt, await asyncio.to_thread(self._make_key, kind))
+                case actions.Persist(attempt, enrollment):
+                    await asyncio.to_thread(self._folder.save, enrollment)
+                    return actions.Saved(attempt)
+                case actions.Erase():
+                    await asyncio.to_thread(self._folder.reset)
+                    return None
+        except BrskiError as error:
+            return None if isinstance(action, actions.Erase) else actions.NotDone(action.attempt, error.reason)
+        except OSError as error:
+            if isinstance(action, actions.Erase):
+                raise
+            return actions.NotDone(action.attempt, "disk-failed", error.strerror or "")
+
+    def _tell(self, event: Event) -> None:
+        if self._observer is not None:
+            self._observer(event)
+
+    def _now(self) -> Moment:
+        return Moment(time.monotonic(), None if self._clock is None else self._clock())
+
+
+class _Adapters:
+    """The transports of one run; each is imported and made when first needed."""
+
+    def __init__(self, settings: PledgeSettings, report: Callable[[Input], None], stack: AsyncExitStack) -> None:
+        from brski_pledge.http import Transport  # noqa: PLC0415 -- aiohttp is not imported before it is needed
+
+        self._settings, self._report, self._stack = settings, report, stack
+        self._transport = Transport(report)
+        stack.push_async_callback(self._transport.aclose)
+        self._query: Callable[[], None] | None = None
+
+    def carry_out(self, action: actions.Action) -> None:
+        """Begin what the machine asks of the network."""
+        match action:
+            case actions.Connect():
+                self._transport.connect(action)
+            case actions.Send():
+                self._transport.send(action)
+            case actions.CloseConnection(attempt):
+                self._transport.close(attempt)
+            case actions.FetchRevocationLists():
+                self._transport.fetch(action)
+            case actions.Discover():
+                self._discover()
+
+    def _discover(self) -> None:
+        if self._settings.mdns:
+            self._query = self._query or self._browse()
+            self._query()
+
+    def _browse(self) -> Callable[[], None]:
+        from brski_pledge.mdns import Browser  # noqa: PLC0415 -- zeroconf is not imported before it is needed
+
+        browser = Browser(self._found, self._settings.mdns_interfaces)
+        self._stack.push_async_callback(browser.close)
+        return browser.query
+
+    def _found(self, offer: Offer) -> None:
+        self._report(actions.Found(offer))
+
+
+@asynccontextmanager
+async def _adapters(around: Surroundings, report: Callable[[Input], None]) -> AsyncIterator[_Adapters]:
+    async with AsyncExitStack() as stack:
+        yield _Adapters(around.settings, report, stack)
+
+
+async def _inputs_until(inputs: "asyncio.Queue[Input]", until: float | None) -> list[Input]:
+    """Wait for an input, not beyond `until`; all that are there."""
+    told: list[Input] = []
+    with suppress(TimeoutError):
+        async with asyncio.timeout_at(None if until is None else _loop_time(until)):
+            told.append(await inputs.get())
+    while not inputs.empty():
+        told.append(inputs.get_nowait())
+    return told
+
+
+def _loop_time(seconds: float) -> float:
+    """The event loop's clock and `time.monotonic` need not be the same one."""
+    return asyncio.get_running_loop().time() + max(0.0, seconds - time.monotonic())
+
+
+def _policy(settings: PledgeSettings) -> vouchering.VoucherPolicy:
+    oid = settings.voucher_signer_oid
+    return vouchering.VoucherPolicy(
+        assertions=settings.accepted_assertions,
+        nonceless=settings.nonceless_vouchers,
+        signer_oid=None if oid is None else ObjectIdentifier(oid),
+    )
