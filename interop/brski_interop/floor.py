@@ -1,0 +1,266 @@
+"""The floor: what one onboarding costs each role in cryptography, handshakes and durable commits alone.
+
+Laws of this file:
+
+1. Nothing of the suite runs here, and no HTTP: thin loops over the OpenSSL of pyca and pyOpenSSL, and over sqlite3.
+2. Keys and certificates are those of the measured run, so curves, chain lengths and sizes are the same.
+3. `COMPOSITION` says what is counted. A part is what the protocol cannot do without, once per onboarding; what a role
+   needs once for all devices (the links between CA certificates, the kept-alive connection to the MASA) is not in it.
+4. Figures are processor microseconds of one side (`time.thread_time_ns`), not elapsed time.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+from typing import Literal
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
+from OpenSSL import SSL
+from OpenSSL._util import lib as openssl
+from OpenSSL.crypto import X509, PKey
+
+Role = Literal["registrar", "masa", "pledge"]
+ROLES: tuple[Role, ...] = ("registrar", "masa", "pledge")
+
+ROUNDS = 200  # of each part
+BATCHES = 5  # the median of so many is taken: somebody else may use the machine
+MESSAGE_BYTES = 2500  # a signed voucher request, about; also the size of a stored row
+ANSWER_BYTES = 1500
+MAX_RECORD_BYTES = 17 * 1024
+NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN
+FLIGHTS = 2  # of each side in a TLS 1.3 handshake, tickets off
+
+# What one onboarding needs, by role. RFC 8995 and RFC 7030 ask for every line.
+COMPOSITION: Mapping[Role, Mapping[str, float]] = {
+    "registrar": {
+        "handshake-server": 2,  # the provisional session (5.1), and the one with the LDevID (5.9.4); mutual
+        "exchange-server": 6,  # requestvoucher, voucher_status, cacerts, csrattrs, simpleenroll, enrollstatus
+        "exchange-client": 2,  # to the MASA: requestvoucher, requestauditlog
+        "parse": 2,  # the IDevID and the LDevID are new to it
+        "verify": 3,  # IDevID by its CA, the PVR's signature, LDevID by our CA
+        "sign": 1,  # the RVR
+        "verify-csr": 1,  # proof of possession
+        "issue": 1,  # the LDevID
+        "commit": 5,  # requested, vouchered, voucher status and audit verdict, enrolled, enroll status
+    },
+    "masa": {
+        "exchange-server": 2,
+        "parse": 1,  # the IDevID
+        "verify": 3,  # IDevID by its CA, the PVR's signature, the RVR's signature
+        "sign": 1,  # the voucher
+        "commit": 1,  # the audit entry, before the voucher leaves (5.6)
+    },
+    "pledge": {
+        "handshake-client": 2,
+        "exchange-client": 6,
+        "parse": 3,  # the registrar's chain, the voucher's signer, the LDevID
+        "verify": 5,  # the voucher, its signer by the anchor, the registrar's chain up to the pin (2), the LDevID
+        "sign": 1,  # the PVR
+        "make-key": 1,
+        "make-csr": 1,
+        "commit-file": 2,  # the imprint and the enrollment, safe against power loss
+    },
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """A key and its chain, leaf first, as pyca objects."""
+
+    key: ec.EllipticCurvePrivateKey
+    chain: tuple[x509.Certificate, ...]
+
+    @classmethod
+    def read(cls, key: Path, chain: Path) -> "Identity":
+        """Read two PEM files."""
+        private = load_pem_private_key(key.read_bytes(), None)
+        assert isinstance(private, ec.EllipticCurvePrivateKey)
+        return cls(private, tuple(x509.load_pem_x509_certificates(chain.read_bytes())))
+
+
+@dataclass(frozen=True, slots=True)
+class Floor:
+    """The cost of each part in microseconds, and what they come to."""
+
+    parts: Mapping[str, float]
+
+    def of(self, role: Role) -> float:
+        """Microseconds of one onboarding for a role."""
+        return sum(count * self.parts[part] for part, count in COMPOSITION[role].items())
+
+
+def measure(pledge: Identity, registrar: Identity, folder: Path, *, group: int = 1) -> Floor:
+    """Measure every part; `group` units share a commit, as the services do at that concurrency."""
+    parts = handshakes(registrar, pledge) | _signatures(pledge) | _requests(pledge, registrar)
+    parts["commit"] = _commit(folder / "floor.db", group)
+    parts["commit-file"] = _per_round(lambda: _commit_file(folder / "floor.state", os.urandom(MESSAGE_BYTES)))
+    return Floor(parts)
+
+
+def handshakes(server: Identity, client: Identity) -> dict[str, float]:
+    """Mutual TLS 1.3 through memory BIOs, then one request and its answer; each side by itself."""
+    contexts = _context(SSL.TLS_SERVER_METHOD, server), _context(SSL.TLS_CLIENT_METHOD, client)
+    samples = [_session(*contexts) for _ in range(ROUNDS)]
+    names = ("handshake-server", "handshake-client", "exchange-server", "exchange-client")
+    return {name: median(values) / 1000 for name, values in zip(names, zip(*samples, strict=True), strict=True)}
+
+
+def _context(method: int, identity: Identity) -> SSL.Context:
+    context = SSL.Context(method)
+    context.set_min_proto_version(SSL.TLS1_3_VERSION)
+    context.use_privatekey(PKey.from_cryptography_key(identity.key))
+    context.use_certificate(X509.from_cryptography(identity.chain[0]))
+    for certificate in identity.chain[1:]:
+        context.add_extra_chain_cert(X509.from_cryptography(certificate))
+    if method == SSL.TLS_SERVER_METHOD:
+        context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+    context.set_verify_depth(-2)  # no path is built: its links are counted by themselves
+    context.set_mode(NO_AUTO_CHAIN)
+    openssl.SSL_CTX_set1_curves_list(context._context, b"X25519")
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_options(SSL.OP_NO_TICKET)
+    return context
+
+
+class _Side:
+    """One end of a connection and the processor time it took."""
+
+    def __init__(self, context: SSL.Context, *, server_side: bool) -> None:
+        before = time.thread_time_ns()
+        self._connection = SSL.Connection(context, None)
+        (self._connection.set_accept_state if server_side else self._connection.set_connect_state)()
+        self.spent = time.thread_time_ns() - before
+
+    def shake(self, data: bytes) -> bytes:
+        """Take what the other end sent, go on with the handshake, return what is to be sent."""
+        before = time.thread_time_ns()
+        if data:
+            self._connection.bio_write(data)
+        with suppress(SSL.WantReadError):
+            self._connection.do_handshake()
+        sent = self._pending()
+        self.spent += time.thread_time_ns() - before
+        return sent
+
+    def talk(self, data: bytes, size: int) -> bytes:
+        """Take a message if there is one, and return one of `size` bytes, encrypted."""
+        before = time.thread_time_ns()
+        if data:
+            self._connection.bio_write(data)
+            with suppress(SSL.WantReadError):  # session tickets are no message
+                self._connection.recv(len(data))
+        if size:
+            self._connection.sendall(bytes(size))
+        sent = self._pending()
+        self.spent += time.thread_time_ns() - before
+        return sent
+
+    def lap(self) -> int:
+        """The nanoseconds since the last lap."""
+        spent, self.spent = self.spent, 0
+        return spent
+
+    def _pending(self) -> bytes:
+        with suppress(SSL.WantReadError):
+            return self._connection.bio_read(4 * MAX_RECORD_BYTES)
+        return b""
+
+
+def _session(server_context: SSL.Context, client_context: SSL.Context) -> tuple[int, int, int, int]:
+    server, client = _Side(server_context, server_side=True), _Side(client_context, server_side=False)
+    flight = b""
+    for _ in range(FLIGHTS):
+        flight = server.shake(client.shake(flight))
+    shaken = server.lap(), client.lap()
+    answer = server.talk(client.talk(flight, MESSAGE_BYTES), ANSWER_BYTES)
+    client.talk(answer, 0)
+    return *shaken, server.lap(), client.lap()
+
+
+def _signatures(identity: Identity) -> dict[str, float]:
+    leaf, algorithm = identity.chain[0], ec.ECDSA(hashes.SHA256())
+    encoded, message = leaf.public_bytes(Encoding.DER), os.urandom(200)  # signedAttrs are about so long
+    signature, public = identity.key.sign(message, algorithm), identity.key.public_key()
+    return {
+        "parse": _per_round(lambda: x509.load_der_x509_certificate(encoded).public_key()),
+        "sign": _per_round(lambda: identity.key.sign(message, algorithm)),
+        "verify": _per_round(lambda: public.verify(signature, message, algorithm)),
+        "make-key": _per_round(lambda: ec.generate_private_key(ec.SECP256R1())),
+    }
+
+
+def _requests(device: Identity, authority: Identity) -> dict[str, float]:
+    """A CSR and the certificate for it, with the extensions that every profile has."""
+    subject, now = device.chain[0].subject, datetime.now(UTC)
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    request = builder.sign(device.key, hashes.SHA256())
+    encoded = request.public_bytes(Encoding.DER)
+    identifier = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
+
+    def issue() -> bytes:
+        certificate = x509.CertificateBuilder().subject_name(subject).issuer_name(authority.chain[0].subject)
+        certificate = certificate.public_key(request.public_key()).serial_number(x509.random_serial_number())
+        certificate = certificate.not_valid_before(now).not_valid_after(now + timedelta(days=365))
+        certificate = certificate.add_extension(identifier, critical=False)
+        certificate = certificate.add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        return certificate.sign(authority.key, hashes.SHA256()).public_bytes(Encoding.DER)
+
+    return {
+        "make-csr": _per_round(lambda: builder.sign(device.key, hashes.SHA256()).public_bytes(Encoding.DER)),
+        "verify-csr": _per_round(lambda: x509.load_der_x509_csr(encoded).is_signature_valid),
+        "issue": _per_round(issue),
+    }
+
+
+def _commit(path: Path, group: int) -> float:
+    """One durable row: a transaction of `group` rows, as SQLite does it with WAL and synchronous=FULL."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("PRAGMA journal_mode=WAL")
+        database.execute("PRAGMA synchronous=FULL")
+        database.execute("CREATE TABLE unit (id INTEGER PRIMARY KEY, device TEXT, body BLOB)")
+        database.execute("CREATE INDEX by_device ON unit (device)")
+
+        def transaction() -> None:
+            database.execute("BEGIN IMMEDIATE")
+            for _ in range(group):
+                row = (os.urandom(8).hex(), bytes(MESSAGE_BYTES))
+                database.execute("INSERT INTO unit (device, body) VALUES (?, ?)", row)
+            database.execute("COMMIT")
+
+        return _per_round(transaction) / group
+
+
+def _commit_file(path: Path, data: bytes) -> None:
+    """Replace a small file durably."""
+    beside = path.with_suffix(".new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    os.fsync(folder)
+    os.close(folder)
+
+
+def _per_round(work: Callable[[], object]) -> float:
+    """Microseconds of one call: the median of a few batches."""
+    work()
+    return median(_batch(work) for _ in range(BATCHES))
+
+
+def _batch(work: Callable[[], object]) -> float:
+    rounds = ROUNDS // BATCHES
+    before = time.thread_time_ns()
+    for _ in range(rounds):
+        work()
+    return (time.thread_time_ns() - before) / rounds / 1000
