@@ -11,14 +11,17 @@ from urllib.parse import urljoin, urlsplit
 
 from brski_common.errors import BrskiError, Malformed, PeerFailed, Refused
 from brski_common.telemetry import printable
-from brski_pledge.actions import Response
+from brski_pledge.actions import Moment, Response
 from brski_pledge.discovery import Offer, is_usable
+from brski_pledge.settings import PledgeSettings
 
 MAX_WAIT = 60.0  # seconds: "the pledge MUST limit the Retry-After time to 60 seconds" (RFC 8995, 5.6)
 MIN_WAIT = 1.0  # seconds, so that Retry-After: 0 is no busy loop
 DEFAULT_WAIT = 10.0  # seconds, where the registrar names no time
 MAX_LOCATION_CHARACTERS = 1024
 MAX_EXPLANATION = 160  # characters of a registrar's own words
+MAX_REDIRECTS = 4  # within one origin; to another origin there is one at most
+MAX_OUTAGES = 5  # times in a row that a registrar which asked for patience may be out of reach
 HTTPS_PORT = 443
 REPEATABLE = frozenset((301, 302, 307, 308))  # 303 and others ask for something that is no voucher request
 
@@ -30,6 +33,59 @@ class Target:
     host: str
     port: int
     path: str
+
+
+class Patience:
+    """How long one registrar has let us wait, and until when we do."""
+
+    def __init__(self, settings: PledgeSettings) -> None:
+        self.until: float | None = None
+        self.outages = 0  # connections in a row that could not be had
+        self._settings = settings
+        self._since: float | None = None  # the first 202
+
+    def is_over(self, now: Moment) -> bool:
+        """Whether it is time to ask again."""
+        return self.until is not None and self.until <= now.seconds
+
+    def postpone(self, response: Response, now: Moment) -> float:
+        """A 202: wait, for the seconds returned. After four days of it raises PeerFailed (RFC 8995, 5.6)."""
+        delay = wait_after(response, self._settings.retry_after, now.utc)
+        self._since = now.seconds if self._since is None else self._since
+        if now.seconds + delay - self._since > self._settings.keep_asking:
+            raise PeerFailed("registrar-never-ready", f"still 202 after {self._settings.keep_asking:g} s")
+        self.until = now.seconds + delay
+        return delay
+
+    def sit_out(self, error: BrskiError, now: Moment) -> bool:
+        """Whether a registrar that asked for patience is only out of reach, and is asked again in a minute."""
+        until, since = now.seconds + MAX_WAIT, self._since
+        if since is None or self.outages >= MAX_OUTAGES or error.reason == "registrar-certificate-changed":
+            return False
+        if until - since > self._settings.keep_asking:
+            return False
+        self.until, self.outages = until, self.outages + 1
+        return True
+
+
+class Redirects:
+    """How often one attempt was sent elsewhere."""
+
+    def __init__(self) -> None:
+        self._count, self._has_crossed = 0, False
+
+    def follow(self, response: Response, host: str, port: int, path: str) -> Target:
+        """Where to go; raises PeerFailed for one redirection too many.
+
+        "The pledge MUST NOT follow more than one redirection to another web origin" (RFC 8995, 5.6).
+        """
+        target = redirection(response, host, port, path)
+        crosses = (target.host, target.port) != (host, port)
+        self._count += 1
+        if self._count > MAX_REDIRECTS or (crosses and self._has_crossed):
+            raise PeerFailed("redirect-loop", "one redirection too many")
+        self._has_crossed = self._has_crossed or crosses
+        return target
 
 
 def wait_after(response: Response, fixed: float | None, now: datetime | None) -> float:

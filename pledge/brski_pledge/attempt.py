@@ -14,27 +14,20 @@ import base64
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from brski_common import cms, csrplan, est, telemetry
-from brski_common.artifact import Format
-from brski_common.certificates import Credential, Peer, PrivateKey, common_name, fingerprint, is_ca
+from brski_common import cms, csrplan
+from brski_common.certificates import Credential, Peer, PrivateKey, common_name, is_ca
 from brski_common.errors import BrskiError, PeerFailed, Refused
 from brski_common.voucher import new_nonce
-from brski_pledge import actions, enrolling, events, revocation, vouchering
+from brski_pledge import actions, enrolling, events, requests, revocation, vouchering
 from brski_pledge.actions import Action, Moment, Response
-from brski_pledge.answers import MAX_WAIT, redirection, refusal, wait_after
+from brski_pledge.answers import Patience, Redirects, refusal
 from brski_pledge.discovery import Offer
-from brski_pledge.line import Line, Request, Status, Surroundings
+from brski_pledge.line import Line, Status, Surroundings
 from brski_pledge.phases import TERMINAL, TRANSITIONS, Phase, Turn
+from brski_pledge.requests import Request
 from brski_pledge.state import Enrollment
 
-BRSKI = "/.well-known/brski"
-TELEMETRY = {"Content-Type": telemetry.MEDIA_TYPE_JSON}
-VOUCHER_TYPES = ", ".join(accepted.media_type for accepted in vouchering.ACCEPTED)
-# All that a registrar learns of a voucher we refuse: it may be the attacker's (RFC 8995, 5.7).
-GENERIC_REASON = "voucher not accepted"
-MAX_REDIRECTS = 4  # within one origin; to another origin there is one at most (RFC 8995, 5.6)
 MAX_CONFIRMATIONS = 3  # connections tried to tell of the success
-MAX_OUTAGES = 5  # times in a row that a registrar which asked for patience may be out of reach
 
 
 class Attempt:
@@ -52,11 +45,8 @@ class Attempt:
         self._line = Line(number, offer, around, emit)
         if around.renewing is not None:
             self._line.credential = around.renewing.credential
-        self._path = f"{BRSKI}/requestvoucher"
-        self._redirects, self._has_crossed = 0, False
-        self._confirmations, self._outages = 1, 0
-        self._resume_at: float | None = None
-        self._asked_since: float | None = None
+        self._path, self._label = requests.REQUEST_VOUCHER, around.settings.est_label
+        self._patience, self._redirects, self._confirmations = Patience(around.settings), Redirects(), 1
         self._request, self._nonce = b"", ""
         self._judged: vouchering.Imprint | None = None  # the voucher held, revocation may still be open
         self._imprint: vouchering.Imprint | None = None
@@ -77,7 +67,7 @@ class Attempt:
     @property
     def is_patient(self) -> bool:
         """Whether it waits for the time to ask again."""
-        return self._resume_at is not None
+        return self._patience.until is not None
 
     @property
     def is_imprinted(self) -> bool:
@@ -87,12 +77,12 @@ class Attempt:
     @property
     def timer(self) -> float | None:
         """When `due` wants to be called."""
-        times = [time for time in (self._line.deadline, self._resume_at) if time is not None]
+        times = [time for time in (self._line.deadline, self._patience.until) if time is not None]
         return min(times, default=None)
 
     def wants_line(self, now: Moment) -> bool:
         """Whether `due` would open a connection now."""
-        return self._resume_at is not None and self._resume_at <= now.seconds and not self.is_connected
+        return self._patience.is_over(now) and not self.is_connected
 
     # What Bootstrap calls
 
@@ -104,8 +94,8 @@ class Attempt:
     def due(self, now: Moment) -> None:
         """A timer ran out, maybe."""
         deadline = self._line.deadline
-        if self._resume_at is not None and self._resume_at <= now.seconds:
-            self._resume_at, self.progressed = None, now.seconds
+        if self._patience.is_over(now):
+            self._patience.until, self.progressed = None, now.seconds
             self._ask(now)
         elif deadline is not None and deadline <= now.seconds:
             if self.phase is Phase.CHECK:
@@ -142,7 +132,7 @@ class Attempt:
                 self._connected(told, now)
             case Response() if line.status is Status.UP and line.deadline is not None and self.phase in _ANSWERS:
                 line.answer()
-                self._outages = 0
+                self._patience.outages = 0
                 _ANSWERS[self.phase](self, told, now)
             case actions.Lost() if line.status is not Status.DOWN:
                 self._lost(now, PeerFailed(told.reason, told.detail), worked=line.lost())
@@ -168,12 +158,8 @@ class Attempt:
 
     def _connected(self, told: actions.Connected, now: Moment) -> None:
         if self._line.connected(told, now):
-            leaf = told.peer.certificate
-            self._tell(
-                events.RegistrarSeen(
-                    str(self.offer), common_name(leaf), fingerprint(leaf).hex(), self._line.is_provisional
-                )
-            )
+            provisional = self._line.is_provisional
+            self._tell(events.RegistrarSeen.of(str(self.offer), told.peer.certificate, provisional=provisional))
         if self.phase is Phase.IDENTIFY:
             self._compose_request(told.peer, now)
             self._turn(Turn.DONE)
@@ -199,54 +185,10 @@ class Attempt:
             self._ask(now)
         elif worked and self.phase not in {Phase.REFUSE, Phase.COMPLAIN}:
             self._ask(now)
-        elif self._may_sit_out(now, error):
-            self._outages += 1
-            self._resume_at = now.seconds + MAX_WAIT
+        elif self.phase in {Phase.REQUEST, Phase.ENROLL} and self._patience.sit_out(error, now):
+            pass  # until asks again by itself
         else:
             self._fail(error, now)
-
-    def _may_sit_out(self, now: Moment, error: BrskiError) -> bool:
-        """Whether a registrar that asked for patience is only out of reach for a while."""
-        since = self._asked_since
-        return (
-            since is not None
-            and self.phase in {Phase.REQUEST, Phase.ENROLL}
-            and error.reason != "registrar-certificate-changed"
-            and self._outages < MAX_OUTAGES
-            and now.seconds + MAX_WAIT - since <= self._around.settings.keep_asking
-        )
-
-    # Requests: what each phase asks
-
-    def _ask_voucher(self) -> Request:
-        headers = {"Content-Type": Format.CMS.media_type, "Accept": VOUCHER_TYPES}
-        return Request("POST", self._path, headers, self._request)
-
-    def _report_voucher(self) -> Request:
-        report = telemetry.success() if self.phase is Phase.IMPRINT else telemetry.failure(GENERIC_REASON)
-        return Request("POST", f"{BRSKI}/voucher_status", TELEMETRY, telemetry.write(report))
-
-    def _ask_anchors(self) -> Request:
-        return Request("GET", self._est(est.Operation.CACERTS), {"Accept": est.PKCS7_MIME})
-
-    def _ask_attributes(self) -> Request:
-        return Request("GET", self._est(est.Operation.CSRATTRS), {"Accept": est.CSRATTRS})
-
-    def _ask_certificate(self) -> Request:
-        renewing = self._around.renewing is not None
-        operation = est.Operation.SIMPLEREENROLL if renewing else est.Operation.SIMPLEENROLL
-        headers = {"Content-Type": est.PKCS10, "Accept": est.PKCS7_MIME}
-        return Request("POST", self._est(operation), headers, self._request)
-
-    def _report_enrollment(self) -> Request:
-        report = telemetry.success()
-        if self.phase is Phase.COMPLAIN:
-            # The registrar is ours by now, so it may know which check failed; no text of any peer goes along.
-            report = telemetry.failure(self.failure.reason if self.failure is not None else "enrollment-failed")
-        return Request("POST", f"{BRSKI}/enrollstatus", TELEMETRY, telemetry.write(report))
-
-    def _est(self, operation: est.Operation) -> str:
-        return est.path(operation, self._around.settings.est_label)
 
     # Answers: what each phase makes of them
 
@@ -295,7 +237,7 @@ class Attempt:
         self._ask(now)
 
     def _imprinted(self, imprint: vouchering.Imprint, now: Moment) -> None:
-        self._imprint, self._asked_since = imprint, None
+        self._imprint, self._patience = imprint, Patience(self._around.settings)
         value = imprint.voucher.value
         self._tell(
             events.Imprinted(
@@ -327,8 +269,8 @@ class Attempt:
             return enrolling.read_ca_certificates(response.body)
         if self._around.renewing is not None:
             return enrolling.Domain(self._around.renewing.anchors)
-        # "The pinned-domain-cert MAY be installed as a trust anchor" (RFC 8995, 5.6.2).
         if self._imprint is not None and is_ca(self._imprint.pinned):
+            # "The pinned-domain-cert MAY be installed as a trust anchor" (RFC 8995, 5.6.2).
             return enrolling.Domain((self._imprint.pinned,))
         raise refusal("cacerts-refused", response)
 
@@ -365,28 +307,17 @@ class Attempt:
         assert self._key is not None
         assert self._domain is not None
         credential = enrolling.check_issued(response.body, self._key, self._domain, now.utc)
-        leaf = credential.certificate
-        self._tell(
-            events.CertificateReceived(common_name(leaf), leaf.issuer.rfc4514_string(), leaf.not_valid_after_utc)
-        )
+        self._tell(events.CertificateReceived.of(credential.certificate))
         self.enrollment = self._new_enrollment(credential, self._domain, now)
         self._turn(Turn.DONE)
         self._emit(actions.Persist(self.number, self.enrollment))
 
     def _new_enrollment(self, credential: Credential, domain: enrolling.Domain, now: Moment) -> Enrollment:
-        renewing, imprint = self._around.renewing, self._imprint
-        if renewing is not None:
-            return replace(renewing, credential=credential, anchors=domain.anchors)
-        assert imprint is not None
-        return Enrollment(
-            credential=credential,
-            anchors=domain.anchors,
-            voucher=imprint.voucher.raw,
-            pinned=imprint.pinned,
-            registrar=imprint.registrar,
-            host=self._line.host,
-            port=self._line.port,
-            enrolled_on=now.utc,
+        if self._around.renewing is not None:
+            return replace(self._around.renewing, credential=credential, anchors=domain.anchors)
+        assert self._imprint is not None
+        return enrolling.new_enrollment(
+            self._imprint, credential, domain, host=self._line.host, port=self._line.port, now=now.utc
         )
 
     def _saved(self, now: Moment) -> None:
@@ -409,38 +340,24 @@ class Attempt:
     # Waiting, redirection, failure
 
     def _postpone(self, response: Response, now: Moment, what: str) -> None:
-        settings = self._around.settings
-        delay = wait_after(response, settings.retry_after, now.utc)
-        self._asked_since = now.seconds if self._asked_since is None else self._asked_since
-        if now.seconds + delay - self._asked_since > settings.keep_asking:
-            raise PeerFailed("registrar-never-ready", f"still 202 after {settings.keep_asking:g} s")
-        self._resume_at = now.seconds + delay
+        delay = self._patience.postpone(response, now)
         self._turn(Turn.NOT_YET)
         self._tell(events.Waiting(str(self.offer), delay, what))
 
     def _redirect(self, response: Response, now: Moment) -> None:
-        line = self._line
-        target = redirection(response, line.host, line.port, self._path)
-        self._redirects += 1
-        if self._redirects > MAX_REDIRECTS:
-            raise PeerFailed("redirect-loop", f"more than {MAX_REDIRECTS} redirections")
+        target = self._redirects.follow(response, self._line.host, self._line.port, self._path)
         self._path = target.path
-        if (target.host, target.port) == (line.host, line.port):
-            self._ask(now)
-            return
-        # "the pledge MUST NOT follow more than one redirection to another web origin" (RFC 8995, 5.6).
-        if self._has_crossed:
-            raise PeerFailed("redirect-loop", "a second redirection to another origin")
-        self._has_crossed, self._asked_since = True, None
-        self._tell(events.Redirected(str(self.offer), f"{target.host}:{target.port}"))
-        self._turn(Turn.REDIRECTED)
-        line.turn_to(target.host, target.port)
+        if (target.host, target.port) != (self._line.host, self._line.port):
+            self._patience = Patience(self._around.settings)
+            self._tell(events.Redirected(str(self.offer), f"{target.host}:{target.port}"))
+            self._turn(Turn.REDIRECTED)
+            self._line.turn_to(target.host, target.port)
         self._ask(now)
 
     def _fail(self, error: BrskiError, now: Moment) -> None:
         if self.failure is None:
             self.failure = error
-        self._resume_at = self._line.deadline = None
+        self._patience.until = self._line.deadline = None
         self._turn(self._turn_of_failure())
         # "the pledge MUST send … over the TLS connection used for the failed enrollment" (RFC 8995, 5.9.4).
         if self.phase is Phase.COMPLAIN and self._line.status is Status.UP:
@@ -463,14 +380,16 @@ class Attempt:
 
 
 _REQUESTS: Mapping[Phase, Callable[[Attempt], Request]] = {
-    Phase.REQUEST: Attempt._ask_voucher,
-    Phase.REFUSE: Attempt._report_voucher,
-    Phase.IMPRINT: Attempt._report_voucher,
-    Phase.ANCHORS: Attempt._ask_anchors,
-    Phase.ATTRIBUTES: Attempt._ask_attributes,
-    Phase.ENROLL: Attempt._ask_certificate,
-    Phase.CONFIRM: Attempt._report_enrollment,
-    Phase.COMPLAIN: Attempt._report_enrollment,
+    Phase.REQUEST: lambda attempt: requests.voucher(attempt._path, attempt._request),
+    Phase.REFUSE: lambda _: requests.voucher_status(accepted=False),
+    Phase.IMPRINT: lambda _: requests.voucher_status(accepted=True),
+    Phase.ANCHORS: lambda attempt: requests.ca_certificates(attempt._label),
+    Phase.ATTRIBUTES: lambda attempt: requests.csr_attributes(attempt._label),
+    Phase.ENROLL: lambda attempt: requests.certificate(
+        attempt._label, attempt._request, renewing=attempt._around.renewing is not None
+    ),
+    Phase.CONFIRM: lambda _: requests.enroll_status(None),
+    Phase.COMPLAIN: lambda attempt: requests.enroll_status(attempt.failure),
 }
 _ANSWERS: Mapping[Phase, Callable[[Attempt, Response, Moment], None]] = {
     Phase.REQUEST: Attempt._voucher_came,

@@ -30,6 +30,8 @@ from brski_common.certificates import (
 from brski_common.csrwishes import ExtensionWish, KeyWish
 from brski_common.errors import BrskiError, PeerFailed, Refused, Untrusted
 from brski_common.paths import Anchors, build_path, verify_host
+from brski_pledge.state import Enrollment
+from brski_pledge.vouchering import Imprint
 
 RENEW_AT = 2 / 3  # of a certificate's lifetime
 MAX_CA_CERTIFICATES = 32
@@ -104,6 +106,22 @@ def check_issued(body: bytes, key: PrivateKey, domain: Domain, now: datetime | N
         raise Untrusted("certificate-not-wanted", "a CA certificate was issued to a device")
     path = build_path(issued, [*certificates, *domain.intermediates], Anchors(domain.anchors), now)
     return Credential(key, path[:-1] if len(path) > 1 else path)
+
+
+def new_enrollment(
+    imprint: Imprint, credential: Credential, domain: Domain, *, host: str, port: int, now: datetime | None
+) -> Enrollment:
+    """What is worth keeping of an onboarding."""
+    return Enrollment(
+        credential=credential,
+        anchors=domain.anchors,
+        voucher=imprint.voucher.raw,
+        pinned=imprint.pinned,
+        registrar=imprint.registrar,
+        host=host,
+        port=port,
+        enrolled_on=now,
+    )
 
 
 def judge_est_server(peer: Peer, host: str, anchors: Sequence[x509.Certificate], now: datetime | None) -> None:

@@ -6,8 +6,11 @@ and none holds a text that the other side could choose the length of.
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, Self
 
+from cryptography import x509
+
+from brski_common.certificates import common_name, fingerprint
 from brski_common.telemetry import printable
 
 MAX_DETAIL = 300  # characters
@@ -67,6 +70,11 @@ class RegistrarSeen(Event):
     subject: str
     fingerprint: str
     provisional: bool = True
+
+    @classmethod
+    def of(cls, offer: str, certificate: x509.Certificate, *, provisional: bool) -> Self:
+        """From the certificate it showed."""
+        return cls(offer, common_name(certificate), fingerprint(certificate).hex(), provisional)
 
     def _detail(self) -> str:
         return f"{self.subject}, {'provisional' if self.provisional else 'verified'}, sha256 {self.fingerprint[:16]}…"
@@ -166,6 +174,12 @@ class CertificateReceived(Event):
     subject: str
     issuer: str
     not_after: datetime
+
+    @classmethod
+    def of(cls, certificate: x509.Certificate) -> Self:
+        """From the certificate."""
+        issuer = certificate.issuer.rfc4514_string()
+        return cls(common_name(certificate), issuer, certificate.not_valid_after_utc)
 
     def _detail(self) -> str:
         return f"{self.subject} from {self.issuer}, until {self.not_after:%Y-%m-%d}"

@@ -6,7 +6,7 @@
 3. Each further one has to show the end-entity certificate of the first (RFC 8995, 5).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -16,6 +16,7 @@ from brski_common.paths import Anchors, build_path, verify_host
 from brski_pledge import actions, enrolling, vouchering
 from brski_pledge.actions import Action, Moment
 from brski_pledge.discovery import Offer, is_address
+from brski_pledge.requests import Request
 from brski_pledge.settings import PledgeSettings
 from brski_pledge.state import Enrollment
 
@@ -31,16 +32,6 @@ class Surroundings:
     renewing: Enrollment | None = None
     rekey: bool = True
     only_confirm: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a phase asks."""
-
-    method: str
-    path: str
-    headers: Mapping[str, str]
-    body: bytes = b""
 
 
 class Status(Enum):

@@ -320,7 +320,7 @@ class Stage:
         match registrar.answer(action):
             case Answer() as answer:
                 yield actions.Response(action.attempt, answer.status, answer.headers, answer.body)
-                if answer.close and self._open.pop(action.attempt, None):
+                if answer.close and self._open.pop(action.attempt, None) is not None:
                     yield actions.Lost(action.attempt, "connection-gone")
             case HangUp(reason):
                 self._open.pop(action.attempt, None)
