@@ -12,6 +12,7 @@ The laws of this file:
 import hashlib
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -21,7 +22,7 @@ from brski_common import csrattrs
 from brski_common.certificates import ID_KP_CLIENT_AUTH
 from brski_common.csr import change_subject_name, check_csr, check_renewal
 from brski_common.csrattrs import CsrAttributes
-from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME
+from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME, Wishes
 from brski_common.errors import NotYet, Refused
 from brski_common.issuing import BACKDATE, name
 from brski_registrar.identity import Pledge
@@ -96,7 +97,13 @@ def check(csr: x509.CertificateSigningRequest, asked: CsrAttributes, pledge: Ple
 
 
 def _without_subject(asked: CsrAttributes) -> CsrAttributes:
-    return csrattrs.ask(replace(asked.wishes, subject=None))
+    return _asking(replace(asked.wishes, subject=None))
+
+
+@lru_cache(maxsize=64)
+def _asking(wishes: Wishes) -> CsrAttributes:
+    # Where devices differ in nothing but their names, as is usual, all of them share one entry.
+    return csrattrs.ask(wishes)
 
 
 def _check_subject(subject: x509.Name, pledge: Pledge) -> None:

@@ -71,7 +71,7 @@ _RENEWING: Final = frozenset({State.ENROLLED, State.OPERATIONAL})
 _SHUT: Final = frozenset({State.DENIED, State.BLOCKED})
 _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
     # A device that was reset asks again, whatever it was before; earlier certificates have a life of their own.
-    ((State.NEW, State.HELD), Event.HOLD, State.HELD),
+    (_REQUESTING, Event.HOLD, State.HELD),
     (_REQUESTING, Event.REQUEST, State.REQUESTED),
     ((State.REQUESTED,), Event.DECLINE, State.DECLINED),
     ((State.REQUESTED, State.VOUCHERED), Event.VOUCHER, State.VOUCHERED),
@@ -121,10 +121,10 @@ def diagram() -> str:
     lines = ["stateDiagram-v2", "    [*] --> new"]
     merged: dict[tuple[State, State], list[str]] = {}
     for (state, event), after in TABLE.items():
-        if event not in {Event.BLOCK, Event.REQUEST} and state is not after:
+        if event not in {Event.BLOCK, Event.REQUEST, Event.HOLD} and state is not after:
             merged.setdefault((state, after), []).append(event)
     lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in merged.items()]
-    lines += ["    note right of new: request leads from every state but blocked to requested"]
+    lines += ["    note right of new: request and hold lead from every state but blocked to requested and held"]
     lines += ["    note right of blocked: block leads here from every state"]
-    rows = [line for line in lines if " --> requested: " not in line]
-    return "\n".join([*rows, "    new --> requested: request", "    requested --> blocked: block"]) + "\n"
+    lines += ["    new --> held: hold", "    new --> requested: request", "    requested --> blocked: block"]
+    return "\n".join(lines) + "\n"

@@ -86,6 +86,9 @@ class AuditPolicy:
     arbitrary_truncation: Treatment = Treatment.NOTE
     newer_format: Treatment = Treatment.NOTE  # "no information will be removed" (RFC 8995, 5.8.1)
     log_refused: Treatment = Treatment.REFUSE  # the MASA knows no log for us
+    log_unreachable: Treatment = (
+        Treatment.REFUSE
+    )  # EST stays shut until the log was read; a site without Internet notes
     unsafe_ignore_history: bool = False  # RFC 8995, 5.8.3: only with hardware-assisted network endpoint assessment
 
 

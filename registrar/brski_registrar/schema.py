@@ -172,7 +172,7 @@ class Note:
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Asked:
     """What a pledge's request came to: how the MASA was, or will be, asked."""
 

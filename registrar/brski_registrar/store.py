@@ -38,6 +38,8 @@ from brski_registrar.schema import (
     vouchers,
 )
 
+__all__ = ["MIGRATIONS", "Change", "Device", "Store"]
+
 MIGRATIONS: Final = "brski_registrar.migrations"
 MAX_DETAIL: Final = 4000  # characters of one journal line
 MAX_LISTED: Final = 1000  # rows of one listing

@@ -1,0 +1,197 @@
+"""EST for pledges that are admitted, and for devices that renew (RFC 7030; RFC 8995, 5.9): the order of work.
+
+simple_enroll     identify ▸ authorise ▸ check ▸ (approve) ▸ issue ▸ ENROLLED ▸ hand out
+simple_reenroll   look up the certificate in use ▸ check ▸ issue ▸ record ▸ hand out
+enroll_status     OPERATIONAL, or UNENROLLED
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+from cryptography import x509
+
+from brski_common import telemetry
+from brski_common.certificates import Peer, load_certificate
+from brski_common.csrattrs import CsrAttributes
+from brski_common.errors import BrskiError, NotYet, Refused, Unknown, Untrusted
+from brski_common.paths import check_dates
+from brski_registrar import enrolling, lifecycle
+from brski_registrar.ca import CertificateAuthority
+from brski_registrar.identity import Pledge
+from brski_registrar.lifecycle import Event, State
+from brski_registrar.policy_store import Policy
+from brski_registrar.schema import Device, Note
+from brski_registrar.service import RegistrarService, address_of, report_notes
+from brski_registrar.store import Change
+
+LOG_RETRY_SECONDS: Final = 10.0
+DEFAULT_LABEL: Final = ""
+
+
+class EstService:
+    """The EST operations; `authorities` are the CAs by their label, the default one under the empty label."""
+
+    def __init__(self, registrar: RegistrarService, authorities: Mapping[str, CertificateAuthority]) -> None:
+        self._registrar, self._authorities = registrar, authorities
+        self._store = registrar.store
+
+    @property
+    def labels(self) -> frozenset[str]:
+        """The labels that may stand in a path (RFC 7030, 3.2.2)."""
+        return frozenset(self._authorities) - {DEFAULT_LABEL}
+
+    async def ca_certificates(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> tuple[x509.Certificate, ...]:
+        """The CA certificates: public (RFC 7030, 4.1.2), but no EST action for a pledge that is not admitted."""
+        if peer is not None:
+            await self._refuse_unadmitted(peer)
+        return await self._authority(label).ca_certs()
+
+    async def csr_attributes(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> CsrAttributes:
+        """What this device is to ask for; raises as `simple_enroll`."""
+        authority = self._authority(label)
+        member = await self._member(peer)
+        device = member[1] if member else (await self._admitted(peer))[2]
+        return await authority.csr_attributes(device)
+
+    async def simple_enroll(
+        self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
+    ) -> x509.Certificate:
+        """The certificate of an admitted pledge; raises Untrusted, Unknown, Refused, NotYet."""
+        authority = self._authority(label)
+        policy, pledge, device = await self._admitted(peer)
+        csr_hash = enrolling.request_hash(csr)
+        if device.state is State.ENROLLED and (issued := await self._store.issued_for(device.id, csr_hash)):
+            return load_certificate(issued.der)  # the answer was lost on its way
+        asked = await authority.csr_attributes(device)
+        try:
+            enrolling.check(csr, asked, pledge)
+            enrolling.check_approved(device, csr_hash, policy.domain)
+        except NotYet as error:
+            await self._hold(device, csr_hash, error, address_of(peer))
+            raise
+        except BrskiError as error:
+            await self._note(device, Note("enroll-refused", error.reason, error.detail), peer)
+            raise
+        now = self._registrar.clock()
+        certificate = await authority.issue(csr, enrolling.profile(pledge, csr, asked, policy.domain, now))
+        await self._record(device, certificate, csr_hash, Event.ENROLL, peer)
+        return certificate
+
+    async def simple_reenroll(
+        self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
+    ) -> x509.Certificate:
+        """The certificate that follows the one TLS authenticated (RFC 7030, 4.2.2); raises as `simple_enroll`."""
+        authority = self._authority(label)
+        member = await self._member(peer)
+        if member is None:
+            raise Untrusted("client-certificate-unknown", "a renewal comes with the certificate that is renewed")
+        current, device = member
+        policy, now = await self._registrar.policies.current(), self._registrar.clock()
+        try:
+            wanted = enrolling.renewal(csr, current, policy.domain, now)
+        except BrskiError as error:
+            await self._note(device, Note("renew-refused", error.reason, error.detail), peer)
+            raise
+        certificate = await authority.issue(csr, wanted)
+        await self._record(device, certificate, enrolling.request_hash(csr), Event.RENEW, peer)
+        return certificate
+
+    async def enroll_status(self, body: bytes, peer: Peer | None) -> None:
+        """Take a report on the certificate (RFC 8995, 5.9.4); raises Malformed, Untrusted, Unknown, Refused.
+
+        Only the certificate in use shows that the device has it: a report of success without it is written down.
+        """
+        report = telemetry.read(body)
+        notes = report_notes("enroll-status", report)
+        member = await self._member(peer)
+        if member is not None:
+            notes = (*notes, Note("enroll-status", "matching-certificate", "over the certificate that was issued"))
+            await self._report(member[1], Event.OPERATE if report.status else Event.ENROLL_FAIL, notes, peer)
+            return
+        _, pledge = await self._registrar.pledge(peer)
+        device = await self._store.device(pledge)
+        if device is None or device.fingerprint != pledge.fingerprint:
+            raise Unknown("enroll-not-requested", "a report on a certificate that was never asked for here")
+        notes = (*notes, Note("enroll-status", "no-matching-certificate", "over the IDevID"))
+        await self._report(device, None if report.status else Event.ENROLL_FAIL, notes, peer)
+
+    async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
+        """The pledge and its device, EST being open for it; reads the audit log first if nobody has yet."""
+        policy, pledge = await self._registrar.pledge(peer)
+        device = await self._store.device(pledge)
+        if not enrolling.authorise(device, pledge, policy.domain):
+            assert device is not None
+            device = await self._settled(policy, pledge, device, address_of(peer))
+        assert device is not None
+        return policy, pledge, device
+
+    async def _settled(self, policy: Policy, pledge: Pledge, device: Device, address: str) -> Device:
+        note = Note("voucher-status", "voucher-status-missing") if device.state is State.VOUCHERED else None
+        device = await self._registrar.settle(policy, device, (), (note,) if note else (), address)
+        if not enrolling.authorise(device, pledge, policy.domain):
+            raise NotYet("audit-log-pending", "the MASA's audit log could not be read yet", LOG_RETRY_SECONDS)
+        return device
+
+    async def _refuse_unadmitted(self, peer: Peer) -> None:
+        policy = await self._registrar.policies.current()
+        try:
+            policy.trust.pledge(peer, self._registrar.clock())
+        except BrskiError:
+            return  # no pledge, but anybody: what he gets is public
+        await self._admitted(peer)
+
+    async def _member(self, peer: Peer | None) -> tuple[x509.Certificate, Device] | None:
+        """The certificate in use and its device, None without one that was issued here; raises Untrusted, Refused.
+
+        TLS proved the key; that we issued this very certificate says more than any path.
+        """
+        found = await self._store.issued(peer.certificate) if peer is not None else None
+        if peer is None or found is None:
+            return None
+        issued, device = found
+        check_dates(peer.certificate, self._registrar.clock())
+        if issued.revoked_at is not None:
+            raise Refused("certificate-revoked", f"on {issued.revoked_at.isoformat()}")
+        if device.state in {State.BLOCKED, State.DENIED}:
+            raise Refused(f"device-{device.state}", device.reason)
+        return peer.certificate, device
+
+    def _authority(self, label: str) -> CertificateAuthority:
+        try:
+            return self._authorities[label]
+        except KeyError:
+            raise Unknown("label-unknown", ascii(label[:100])) from None
+
+    async def _hold(self, device: Device, csr_hash: str, error: NotYet, address: str) -> None:
+        if device.state is State.AWAITING and device.csr_sha256 == csr_hash:
+            return  # written down the first time
+        note = Note("enroll-held", error.reason, error.detail)
+        now = self._registrar.clock()
+        change = Change(events=(Event.AWAIT,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
+        await self._store.advance(device.id, change)
+
+    async def _record(
+        self, device: Device, certificate: x509.Certificate, csr_hash: str, event: Event, peer: Peer | None
+    ) -> None:
+        note = Note(f"certificate-{event}", "", f"serial {certificate.serial_number:x}")
+        now, address = self._registrar.clock(), address_of(peer)
+        change = Change(events=(event,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
+        await self._store.certificate(device.id, certificate, change)
+
+    async def _note(self, device: Device, note: Note, peer: Peer | None) -> None:
+        change = Change(
+            events=(), notes=(note,), now=self._registrar.clock(), reason=device.reason, address=address_of(peer)
+        )
+        await self._store.advance(device.id, change)
+
+    async def _report(self, device: Device, event: Event | None, notes: tuple[Note, ...], peer: Peer | None) -> None:
+        """Write a report down, and let it count if it is in order."""
+        counts = event is not None and (device.state, event) in lifecycle.TABLE
+        change = Change(
+            events=(event,) if event is not None and counts else (),
+            notes=notes if counts or event is None else (*notes, Note("enroll-status", "out-of-order", device.state)),
+            now=self._registrar.clock(),
+            reason="" if counts else device.reason,
+            address=address_of(peer),
+        )
+        await self._store.advance(device.id, change)

@@ -1,0 +1,212 @@
+"""The registrar on HTTPS: requests in, answers out, and no decision (RFC 8995, 5; RFC 7030).
+
+    POST /.well-known/brski/requestvoucher     a voucher request, answered with the MASA's voucher
+    POST /.well-known/brski/voucher_status     telemetry
+    POST /.well-known/brski/enrollstatus       telemetry
+    GET  /.well-known/est[/LABEL]/cacerts      CA certificates
+    GET  /.well-known/est[/LABEL]/csrattrs     what to put into a certificate request
+    POST /.well-known/est[/LABEL]/simpleenroll, simplereenroll
+
+What RFC 8995 says about status codes in several places is settled by `STATUS` (docs/divergences.md): 400 cannot be
+read; 401 proximity, with the connection closed, or no client certificate; 403 not authentic, or an operator could
+allow it; 404 a device nobody knows; 406 the answer or the device is not acceptable; 415 media type. The body is one
+line, the slug of the reason; what lies behind it stays in the log.
+"""
+
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from functools import lru_cache
+from typing import Final
+
+from aiohttp import web
+from cryptography import x509
+
+from brski_common import csrattrs, est, telemetry
+from brski_common import http as brski_http
+from brski_common.artifact import MAX_ARTIFACT_BYTES, Format
+from brski_common.csrattrs import CsrAttributes
+from brski_common.errors import (
+    BrskiError,
+    Malformed,
+    Misconfigured,
+    NotYet,
+    PeerFailed,
+    Refused,
+    Unknown,
+    UnsupportedFormat,
+    Untrusted,
+)
+from brski_registrar.est_service import EstService
+from brski_registrar.service import RegistrarService
+from brski_registrar.vouchering import WELL_KNOWN
+
+OBSOLETE_PATHS: Final = ("requestvoucher", "voucher_status", "enrollstatus")
+MAX_RETRY_AFTER_SECONDS: Final = 3600
+
+STATUS: Final[dict[str, int]] = {
+    # By reason, where the class alone does not say it.
+    "proximity-missing": 401,
+    "proximity-mismatch": 401,
+    "client-certificate-missing": 401,
+    "media-type-unknown": 415,
+    "voucher-kind-unexpected": 400,
+    "device-blocked": 406,
+    "audit-log-refused": 403,
+    "masa-cannot-issue": 406,
+    "masa-unsupported-format": 415,
+    "peer-timeout": 504,
+    "csr-signature-invalid": 400,
+}
+_BY_CLASS: Final[tuple[tuple[type[BrskiError], int], ...]] = (
+    (Malformed, 400),
+    (UnsupportedFormat, 400),
+    (Untrusted, 403),
+    (Unknown, 404),
+    (Refused, 403),
+    (PeerFailed, 502),
+    (Misconfigured, 503),
+)
+# What a client may read; any other reason of these classes is told as one word.
+_SILENT: Final[dict[type[BrskiError], str]] = {PeerFailed: "masa-failed", Misconfigured: "registrar-not-ready"}
+_CLOSING: Final = frozenset({"proximity-missing", "proximity-mismatch"})
+
+log = logging.getLogger("brski.registrar.http")
+
+Operation = Callable[[web.Request, str], Awaitable[web.Response]]
+
+
+def application(service: RegistrarService, est_service: EstService) -> web.Application:
+    """The registrar's routes, ready for `brski_common.http.serve`."""
+    app = web.Application(middlewares=[brski_http.error_middleware(render)])
+    vouchers, enrollment = _Vouchers(service), _Enrollment(est_service)
+    app.router.add_post(f"{WELL_KNOWN}/requestvoucher", vouchers.request_voucher)
+    app.router.add_post(f"{WELL_KNOWN}/voucher_status", vouchers.voucher_status)
+    app.router.add_post(f"{WELL_KNOWN}/enrollstatus", enrollment.enroll_status)
+    for label in ("", *sorted(est_service.labels)):
+        enrollment.add_routes(app, label)
+    for name in OBSOLETE_PATHS:
+        app.router.add_route("*", f"{est.WELL_KNOWN}/{name}", _moved)
+    return app
+
+
+def render(request: web.Request, error: BrskiError) -> web.Response:
+    """The answer to a request that failed. A client is told the slug of the reason, and nothing else."""
+    if isinstance(error, NotYet):
+        return _later(request, error)
+    status = STATUS.get(error.reason) or next(status for kind, status in _BY_CLASS if isinstance(error, kind))
+    log.log(
+        logging.ERROR if isinstance(error, Misconfigured) else logging.INFO, "%s %s: %s", status, request.path, error
+    )
+    response = brski_http.plain(status, _SILENT.get(type(error), error.reason))
+    if error.reason in _CLOSING:
+        # RFC 8995, 5.2: somebody is on the path; the connection "MUST be closed after the returning" of 401.
+        response.force_close()
+    return response
+
+
+def _later(request: web.Request, error: NotYet) -> web.Response:
+    """202 to those who are to repeat their request (RFC 8995, 5.6; RFC 7030, 4.2.3), 503 to others."""
+    log.info("later %s: %s", request.path, error)
+    repeats = request.method == "POST" and request.path.rsplit("/", 1)[-1] in _REPEATED
+    seconds = min(max(1, math.ceil(error.retry_after)), MAX_RETRY_AFTER_SECONDS)
+    response = brski_http.plain(202 if repeats else 503, error.reason)
+    response.headers["Retry-After"] = str(seconds)
+    return response
+
+
+_REPEATED: Final = frozenset({"requestvoucher", "simpleenroll", "simplereenroll", "serverkeygen"})
+
+
+class _Vouchers:
+    """BRSKI's own endpoints; bodies are binary (RFC 8995, 6)."""
+
+    def __init__(self, service: RegistrarService) -> None:
+        self._service = service
+
+    async def request_voucher(self, request: web.Request) -> web.Response:
+        artifact_format = Format.of_media_type(brski_http.media_type(request))
+        if not brski_http.accepts(request, artifact_format.media_type):
+            return brski_http.plain(406, "voucher-type-not-available")
+        raw = await brski_http.read_body(request, MAX_ARTIFACT_BYTES)
+        voucher = await self._service.request_voucher(raw, artifact_format, brski_http.peer(request))
+        return brski_http.reply(200, voucher, artifact_format.media_type)
+
+    async def voucher_status(self, request: web.Request) -> web.Response:
+        body = await _telemetry(request)
+        await self._service.voucher_status(body, brski_http.peer(request))
+        return brski_http.reply(200)
+
+
+class _Enrollment:
+    """EST's endpoints; bodies are base64, whatever a header says (RFC 8951, 3.1)."""
+
+    def __init__(self, service: EstService) -> None:
+        self._service = service
+
+    def add_routes(self, app: web.Application, label: str) -> None:
+        """The operations under one label (RFC 7030, 3.2.2)."""
+
+        def at(operation: est.Operation) -> str:
+            return est.path(operation, label or None)
+
+        def labelled(operation: Operation) -> Callable[[web.Request], Awaitable[web.Response]]:
+            return lambda request: operation(request, label)
+
+        app.router.add_get(at(est.Operation.CACERTS), labelled(self.ca_certificates), allow_head=False)
+        app.router.add_get(at(est.Operation.CSRATTRS), labelled(self.csr_attributes), allow_head=False)
+        app.router.add_post(at(est.Operation.SIMPLEENROLL), labelled(self.simple_enroll))
+        app.router.add_post(at(est.Operation.SIMPLEREENROLL), labelled(self.simple_reenroll))
+
+    async def ca_certificates(self, request: web.Request, label: str) -> web.Response:
+        certificates = await self._service.ca_certificates(brski_http.peer(request), label)
+        return brski_http.reply(200, _certs_only(certificates), est.CERTS_ONLY)
+
+    async def csr_attributes(self, request: web.Request, label: str) -> web.Response:
+        asked = await self._service.csr_attributes(brski_http.peer(request), label)
+        if not asked.items:
+            return brski_http.reply(204)
+        return brski_http.reply(200, _csrattrs(asked), est.CSRATTRS)
+
+    async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
+        csr = await _csr(request)
+        certificate = await self._service.simple_enroll(csr, brski_http.peer(request), label)
+        return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
+
+    async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:
+        csr = await _csr(request)
+        certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
+        return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
+
+    async def enroll_status(self, request: web.Request) -> web.Response:
+        body = await _telemetry(request)
+        await self._service.enroll_status(body, brski_http.peer(request))
+        return brski_http.reply(200)
+
+
+async def _telemetry(request: web.Request) -> bytes:
+    # A client that forgets the header means JSON: a report that is refused is a failure nobody hears of.
+    if brski_http.media_type(request) not in {telemetry.MEDIA_TYPE_JSON, ""}:
+        raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
+    return await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES)
+
+
+async def _csr(request: web.Request) -> x509.CertificateSigningRequest:
+    if brski_http.media_type(request) != est.PKCS10:
+        raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
+    return est.read_csr(est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES)))
+
+
+async def _moved(_: web.Request) -> web.Response:
+    """Drafts of RFC 8995 had these under EST; some clients still have, and should hear what to do about it."""
+    return brski_http.plain(404, f"path-obsolete: this operation is under {WELL_KNOWN}/ (RFC 8995, 8.3.1)")
+
+
+@lru_cache(maxsize=16)
+def _certs_only(certificates: tuple[x509.Certificate, ...]) -> bytes:
+    return est.encode_body(est.certs_only(certificates))
+
+
+@lru_cache(maxsize=1024)
+def _csrattrs(asked: CsrAttributes) -> bytes:
+    return est.encode_body(csrattrs.write(asked))

@@ -1,0 +1,308 @@
+"""The registrar's order of work: who is asked what, when, and what is written down before anybody hears of it.
+
+Protocol rules are in the decisions (`identity`, `policy`, `vouchering`, `auditing`, `enrolling`, `lifecycle`); here is
+only their order. Vouchers are here, certificates in `est_service`.
+
+    request_voucher   identify ▸ examine ▸ admit ▸ REQUESTED ▸ MASA ▸ accept ▸ VOUCHERED ▸ relay
+    voucher_status    identify ▸ audit log ▸ judge ▸ IMPRINTED and APPROVED, or DENIED, or FAILED
+"""
+
+import asyncio
+import hashlib
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+
+from brski_common import artifact, telemetry
+from brski_common.artifact import Format, Verified
+from brski_common.certificates import Credential, Peer, common_name
+from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown
+from brski_common.telemetry import Telemetry
+from brski_common.voucher import VoucherRequest
+from brski_registrar import lifecycle, vouchering
+from brski_registrar.flights import Flights
+from brski_registrar.identity import Pledge
+from brski_registrar.judging import Judge
+from brski_registrar.lifecycle import LOG_PENDING, Event, State
+from brski_registrar.masa_client import MasaClient
+from brski_registrar.policy import Admission, admit, check_source
+from brski_registrar.policy_store import Policy, PolicyView
+from brski_registrar.schema import Asked, Device, Note
+from brski_registrar.store import Change, Store
+
+MASA_PATIENCE_SECONDS: Final = 20.0  # before a pledge is told to come again, where its maker's record says so
+MASA_RETRY_SECONDS: Final = 10.0
+STATUS_PATIENCE: Final = timedelta(seconds=60)  # for a pledge to say what it thinks of its voucher
+WATCH_SECONDS: Final = 15.0
+MAX_STRANGERS: Final = 200
+
+# Faults of a MASA that may be gone in a minute.
+_PASSING: Final = frozenset({"peer-unreachable", "peer-timeout", "peer-name-not-found", "peer-disconnected"})
+# States in which the voucher that answered a request is still the answer to it.
+_STILL_GOOD: Final = frozenset({State.VOUCHERED, State.IMPRINTED, State.APPROVED})
+
+log = logging.getLogger("brski.registrar")
+
+
+@dataclass(frozen=True, slots=True)
+class Stranger:
+    """Somebody who was turned away before he was known as a device: for the operator's eyes, not stored."""
+
+    at: datetime
+    address: str
+    subject: str
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A pledge's voucher request under way."""
+
+    policy: Policy
+    pledge: Pledge
+    raw: bytes
+    format: Format
+    digest: str  # SHA-256 of raw, hex
+    address: str
+    now: datetime
+
+
+class RegistrarService:
+    """Vouchers for pledges. `credential` signs requests to MASAs; TLS has the same unless `tls_certificate` differs."""
+
+    def __init__(
+        self,
+        store: Store,
+        policies: PolicyView,
+        credential: Credential,
+        masa: MasaClient,
+        *,
+        clock: Callable[[], datetime],
+        tls_certificate: x509.Certificate | None = None,
+        masa_patience: float = MASA_PATIENCE_SECONDS,
+    ) -> None:
+        self.store, self.policies, self.clock = store, policies, clock
+        self.strangers: deque[Stranger] = deque(maxlen=MAX_STRANGERS)
+        self._credential, self._masa, self._patience = credential, masa, masa_patience
+        self._tls_certificate = tls_certificate or credential.certificate
+        self._judge = Judge(masa, policies.store, credential)
+        self._flights = Flights()
+
+    async def close(self) -> None:
+        """Let go of MASAs; store and database belong to the caller."""
+        await self._flights.close()
+        await self._masa.close()
+
+    async def pledge(self, peer: Peer | None) -> tuple[Policy, Pledge]:
+        """The policy now, and the device at the other end; who is none is remembered as a stranger."""
+        policy, now = await self.policies.current(), self.clock()
+        try:
+            return policy, policy.trust.pledge(peer, now)
+        except BrskiError as error:
+            subject = common_name(peer.certificate) if peer else ""
+            self.strangers.append(Stranger(now, address_of(peer), subject, error.reason, error.detail))
+            raise
+
+    # Vouchers
+
+    async def request_voucher(self, raw: bytes, artifact_format: Format, peer: Peer | None) -> bytes:
+        """The MASA's voucher for this pledge (RFC 8995, 5.2 to 5.6).
+
+        Raises Malformed, UnsupportedFormat, Untrusted, Unknown, Refused, NotYet, PeerFailed.
+        """
+        policy, pledge = await self.pledge(peer)
+        digest = hashlib.sha256(raw).hexdigest()
+        attempt = Attempt(policy, pledge, raw, artifact_format, digest, address_of(peer), self.clock())
+        return await self._flights.join(
+            (pledge.fingerprint, digest),
+            lambda: self._journaled(attempt),
+            patience=self._patience if pledge.manufacturer.wait_for_masa else None,
+            retry_after=MASA_RETRY_SECONDS,
+        )
+
+    async def _journaled(self, attempt: Attempt) -> bytes:
+        try:
+            return await self._vouch(attempt)
+        except NotYet:
+            raise
+        except BrskiError as error:
+            log.info("no voucher for %s: %s", attempt.pledge.serial_number, error)
+            note = Note("voucher-refused", error.reason, error.detail)
+            device = await self.store.device(attempt.pledge)
+            await self.store.note(attempt.pledge, device, note, attempt.address, self.clock())
+            raise
+
+    async def _vouch(self, attempt: Attempt) -> bytes:
+        check_source(attempt.policy.domain, attempt.address)
+        unverified = artifact.parse_voucher_request(attempt.raw, attempt.format)
+        pvr = vouchering.examine(unverified, attempt.pledge, self._tls_certificate)
+        before = await self.store.device(attempt.pledge)
+        if before is not None and (before.pvr_sha256, before.fingerprint) != (
+            attempt.digest,
+            attempt.pledge.fingerprint,
+        ):
+            before = None  # known, but not for this request
+        if before is not None and before.state in _STILL_GOOD:
+            stored = await self.store.voucher_for(before.id, attempt.digest)
+            if stored is not None:
+                return vouchering.relay(stored.raw, attempt.format)
+        admission = await self._admission(attempt, before)
+        if admission is not None and admission.voucher is not None:
+            return await self._deliver_prefetched(attempt, admission, admission.voucher)
+        return await self._ask_masa(attempt, pvr, before)
+
+    async def _admission(self, attempt: Attempt, before: Device | None) -> Admission | None:
+        record = attempt.pledge.manufacturer
+        admission = await self.policies.store.admission(record.name, attempt.pledge.serial_number)
+        try:
+            admit(record, admission)
+        except NotYet as error:
+            if before is None or before.state is not State.HELD:  # written once, not each time it asks again
+                asked = Asked(attempt.format.media_type, attempt.digest, None, "", None)
+                note = Note("voucher-held", error.reason, error.detail)
+                await self.store.ask(attempt.pledge, asked, Event.HOLD, note, attempt.address, attempt.now)
+            raise
+        return admission
+
+    async def _deliver_prefetched(self, attempt: Attempt, admission: Admission, raw: bytes) -> bytes:
+        """A voucher that was fetched before the device came (RFC 8995, 7.3)."""
+        if admission.voucher_type != attempt.format.media_type:
+            raise Refused("prefetched-voucher-unusable", f"it is {admission.voucher_type}")
+        voucher = artifact.parse_voucher(raw, attempt.format).claimed
+        vouchering.check_prefetched(voucher, attempt.pledge)
+        base = vouchering.masa_address(attempt.pledge.certificate, attempt.pledge.manufacturer)
+        asked = Asked(attempt.format.media_type, attempt.digest, None, base, None)
+        note = Note("voucher-requested", "prefetched")
+        device = await self.store.ask(attempt.pledge, asked, Event.REQUEST, note, attempt.address, attempt.now)
+        await self._record(device, raw, str(voucher.assertion or ""), attempt)
+        return vouchering.relay(raw, attempt.format)
+
+    async def _ask_masa(self, attempt: Attempt, pvr: Verified[VoucherRequest], before: Device | None) -> bytes:
+        record = attempt.pledge.manufacturer
+        base = vouchering.masa_address(attempt.pledge.certificate, record)
+        rvr = vouchering.compose(attempt.pledge, pvr, attempt.now)
+        # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
+        signed = before.rvr if before is not None else None
+        if signed is None:
+            hint = attempt.policy.domain.pin_hint
+            shown = vouchering.certificates_shown(self._credential, hint, self._tls_certificate)
+            signed = vouchering.sign(rvr, attempt.format, self._credential, record, shown)
+        asked = Asked(attempt.format.media_type, attempt.digest, rvr.nonce, base, signed)
+        note = Note("voucher-requested", "", base)
+        device = await self.store.ask(attempt.pledge, asked, Event.REQUEST, note, attempt.address, attempt.now)
+        try:
+            return await self._fetch(attempt, device, rvr, signed)
+        except PeerFailed as error:
+            if record.wait_for_masa and error.reason in _PASSING:
+                raise NotYet("masa-not-ready", str(error), MASA_RETRY_SECONDS) from error
+            await self._decline(device, error, attempt)
+            raise
+        except (Refused, Unknown, Misconfigured) as error:
+            await self._decline(device, error, attempt)
+            raise
+
+    async def _fetch(self, attempt: Attempt, device: Device, rvr: VoucherRequest, signed: bytes) -> bytes:
+        maker = attempt.policy.trust.makers[attempt.pledge.manufacturer.name]
+        media_type = attempt.format.media_type
+        raw = await self._masa.request_voucher(maker, device.masa, signed, media_type, media_type)
+        voucher = vouchering.accept(
+            raw, attempt.format, rvr, maker.record, maker.vouchers, self._credential.chain, self.clock()
+        )
+        assertion = "" if voucher is None else str(voucher.assertion or "")
+        await self._record(device, raw, assertion, attempt)
+        return vouchering.relay(raw, attempt.format)
+
+    async def _record(self, device: Device, raw: bytes, assertion: str, attempt: Attempt) -> None:
+        note = Note("voucher-issued", "", assertion or "not readable here")
+        change = Change(events=(Event.VOUCHER,), notes=(note,), now=self.clock(), address=attempt.address)
+        await self.store.voucher(device.id, raw, assertion, change)
+
+    async def _decline(self, device: Device, error: BrskiError, attempt: Attempt) -> None:
+        change = Change(events=(Event.DECLINE,), notes=(), now=self.clock(), reason=str(error), address=attempt.address)
+        await self.store.advance(device.id, change)
+
+    # Voucher status and the audit log
+
+    async def voucher_status(self, body: bytes, peer: Peer | None) -> None:
+        """Take a pledge's report on its voucher, then fetch and judge the audit log (RFC 8995, 5.7 and 5.8).
+
+        Raises Malformed, Untrusted, Unknown, Refused. A report that comes out of order is written down and changes
+        nothing.
+        """
+        policy, pledge = await self.pledge(peer)
+        report = telemetry.read(body)
+        device = await self.store.device(pledge)
+        if device is None:
+            raise Unknown("voucher-not-requested", "a report on a voucher that was never asked for here")
+        if device.fingerprint != pledge.fingerprint:
+            raise Refused("client-certificate-changed", "another certificate than that of the voucher request")
+        notes = report_notes("voucher-status", report)
+        event = Event.IMPRINT if report.status else Event.FAIL
+        if (device.state, event) not in lifecycle.TABLE:
+            await self._out_of_order(device, notes, address_of(peer))
+        elif report.status and device.state in LOG_PENDING:
+            await self.settle(policy, device, (event,), notes, address_of(peer))
+        else:
+            reason = "" if report.status else f"voucher rejected by the pledge: {report.reason or 'no reason given'}"
+            await self._advance(device, (event,), notes, reason, address_of(peer))
+
+    async def settle(
+        self, policy: Policy, device: Device, events: tuple[Event, ...], notes: tuple[Note, ...], address: str
+    ) -> Device:
+        """Read the audit log of a device and let the verdict follow `events`."""
+        verdict = await self._judge.verdict(policy, device, self.clock())
+        if verdict.event is Event.LOG_REFUSE:
+            log.warning("the audit log of %s speaks against it: %s", device.serial_number, verdict.reason)
+        events = events if verdict.event is None else (*events, verdict.event)
+        return await self._advance(device, events, (*notes, *verdict.notes), verdict.reason, address)
+
+    async def check_silent(self) -> int:
+        """Read the audit logs of devices that never reported on their voucher (RFC 8995, 11); how many there were."""
+        policy = await self.policies.current()
+        silent = await self.store.silent_since(self.clock() - STATUS_PATIENCE)
+        for device in silent:
+            note = Note("voucher-status", "voucher-status-missing", "the audit log is read all the same")
+            await self.settle(policy, device, (), (note,), "")
+        return len(silent)
+
+    async def watch(self) -> None:
+        """Look after silent devices for as long as the registrar runs."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                await self.check_silent()
+            except BrskiError as error:
+                log.warning("cannot look after silent devices: %s", error)
+
+    async def _advance(
+        self, device: Device, events: tuple[Event, ...], notes: tuple[Note, ...], reason: str, address: str
+    ) -> Device:
+        change = Change(events=events, notes=notes, now=self.clock(), reason=reason, address=address)
+        return await self.store.advance(device.id, change)
+
+    async def _out_of_order(self, device: Device, notes: tuple[Note, ...], address: str) -> None:
+        odd = Note("voucher-status", "out-of-order", f"while {device.state}: nothing changes")
+        await self._advance(device, (), (*notes, odd), device.reason, address)
+
+
+def report_notes(event: str, report: Telemetry) -> tuple[Note, ...]:
+    """A status report for the journal, with everything it said (RFC 8995, 5.7)."""
+    said = [report.reason or "", "" if report.reason_context is None else ascii(report.reason_context)]
+    if report.unknown:
+        said.append(f"unknown members: {', '.join(report.unknown)}")
+    notes = [Note(event, "success" if report.status else "failure", " ".join(text for text in said if text))]
+    if report.from_the_future:
+        log.warning("a %s report of version %s: look at the journal", event, report.version)
+        notes.append(Note(event, "newer-version", f"version {report.version}"))
+    return tuple(notes)
+
+
+def address_of(peer: Peer | None) -> str:
+    """Where a peer's connection comes from, for the journal."""
+    return peer.address or "" if peer is not None else ""
