@@ -151,7 +151,10 @@ class _Enrollment:
             return est.path(operation, label or None)
 
         def labelled(operation: Operation) -> Callable[[web.Request], Awaitable[web.Response]]:
-            return lambda request: operation(request, label)
+            async def handle(request: web.Request) -> web.Response:
+                return await operation(request, label)
+
+            return handle
 
         app.router.add_get(at(est.Operation.CACERTS), labelled(self.ca_certificates), allow_head=False)
         app.router.add_get(at(est.Operation.CSRATTRS), labelled(self.csr_attributes), allow_head=False)

@@ -12,7 +12,7 @@ import hashlib
 import logging
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Final
 
@@ -20,17 +20,17 @@ from cryptography import x509
 
 from brski_common import artifact, telemetry
 from brski_common.artifact import Format, Verified
-from brski_common.certificates import Credential, Peer, common_name
+from brski_common.certificates import Credential, Peer, common_name, idevid_issuer
 from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown
 from brski_common.telemetry import Telemetry
-from brski_common.voucher import VoucherRequest
+from brski_common.voucher import Voucher, VoucherRequest
 from brski_registrar import lifecycle, vouchering
 from brski_registrar.flights import Flights
 from brski_registrar.identity import Pledge
 from brski_registrar.judging import Judge
 from brski_registrar.lifecycle import LOG_PENDING, Event, State
 from brski_registrar.masa_client import MasaClient
-from brski_registrar.policy import Admission, admit, check_source
+from brski_registrar.policy import Admission, PinHint, admit, check_source
 from brski_registrar.policy_store import Policy, PolicyView
 from brski_registrar.schema import Asked, Device, Note
 from brski_registrar.store import Change, Store
@@ -226,6 +226,41 @@ class RegistrarService:
     async def _decline(self, device: Device, error: BrskiError, attempt: Attempt) -> None:
         change = Change(events=(Event.DECLINE,), notes=(), now=self.clock(), reason=str(error), address=attempt.address)
         await self.store.advance(device.id, change)
+
+    async def prefetch(
+        self,
+        manufacturer: str,
+        serial_number: str,
+        *,
+        certificate: x509.Certificate | None = None,
+        artifact_format: Format = Format.CMS,
+    ) -> Voucher | None:
+        """Fetch a nonceless voucher for a device that comes later, perhaps when no MASA can be reached (RFC 8995, 7.3).
+
+        `certificate` is its IDevID where that is known, as from a delivery note; it names the MASA and the issuer. The
+        voucher waits with the device's entry on the allow-list. Raises Unknown for a maker that is not, and as
+        `request_voucher`.
+        """
+        policy, now = await self.policies.current(), self.clock()
+        maker = policy.trust.makers.get(manufacturer)
+        if maker is None:
+            raise Unknown("manufacturer-unknown", manufacturer)
+        base = vouchering.masa_address(certificate, maker.record)
+        issuer = None if certificate is None else idevid_issuer(certificate)
+        rvr = vouchering.compose_nonceless(serial_number, issuer, now)
+        shown = vouchering.certificates_shown(self._credential, PinHint.ROOT, self._tls_certificate)
+        signed = vouchering.sign(rvr, artifact_format, self._credential, maker.record, shown)
+        media_type = artifact_format.media_type
+        raw = await self._masa.request_voucher(maker, base, signed, media_type, media_type)
+        voucher = vouchering.accept(
+            raw, artifact_format, rvr, maker.record, maker.vouchers, self._credential.chain, now
+        )
+        store = self.policies.store
+        entry = await store.admission(manufacturer, serial_number) or Admission(
+            manufacturer=manufacturer, serial_number=serial_number
+        )
+        await store.allow(replace(entry, voucher=raw, voucher_type=media_type), now)
+        return voucher
 
     # Voucher status and the audit log
 
