@@ -212,7 +212,7 @@ def _proximity(
                 path = build_path(candidate, along, authorities, now)
             except Untrusted:
                 continue
-            return tuple(certificate for certificate in rvr.path if certificate in path)
+            return rvr.path[rvr.path.index(path[-1]) :]
     return ()
 
 
