@@ -49,8 +49,14 @@ class EstService:
     async def csr_attributes(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> CsrAttributes:
         """What this device is to ask for; raises as `simple_enroll`."""
         authority = self._authority(label)
-        member = await self._member(peer)
-        device = member[1] if member else (await self._admitted(peer))[2]
+        try:
+            _, _, device = await self._admitted(peer)
+        except Unknown:
+            # No maker's device: perhaps one that renews.
+            member = await self._member(peer)
+            if member is None:
+                raise
+            device = member[1]
         return await authority.csr_attributes(device)
 
     async def simple_enroll(
@@ -168,7 +174,7 @@ class EstService:
         note = Note("enroll-held", error.reason, error.detail)
         now = self._registrar.clock()
         change = Change(events=(Event.AWAIT,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
-        await self._store.advance(device.id, change)
+        await self._store.advance(device, change)
 
     async def _record(
         self, device: Device, certificate: x509.Certificate, csr_hash: str, event: Event, peer: Peer | None
@@ -176,13 +182,13 @@ class EstService:
         note = Note(f"certificate-{event}", "", f"serial {certificate.serial_number:x}")
         now, address = self._registrar.clock(), address_of(peer)
         change = Change(events=(event,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
-        await self._store.certificate(device.id, certificate, change)
+        await self._store.certificate(device, certificate, change)
 
     async def _note(self, device: Device, note: Note, peer: Peer | None) -> None:
         change = Change(
             events=(), notes=(note,), now=self._registrar.clock(), reason=device.reason, address=address_of(peer)
         )
-        await self._store.advance(device.id, change)
+        await self._store.advance(device, change)
 
     async def _report(self, device: Device, event: Event | None, notes: tuple[Note, ...], peer: Peer | None) -> None:
         """Write a report down, and let it count if it is in order."""
@@ -194,4 +200,4 @@ class EstService:
             reason="" if counts else device.reason,
             address=address_of(peer),
         )
-        await self._store.advance(device.id, change)
+        await self._store.advance(device, change)

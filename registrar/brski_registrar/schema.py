@@ -4,11 +4,13 @@ The tables here are what statements are built from; `migrations` makes them. Eac
 table as attributes, so that a row becomes a record without a word in between.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, RowMapping, String, Table, Text
+import sqlalchemy
+from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, Text
 
 from brski_common.database import UtcTime
 from brski_registrar.lifecycle import State
@@ -97,7 +99,7 @@ journal = Table(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Device:
     """A device as last heard of. `issuer` and `fingerprint` are hex; `rvr` is the request its voucher came from."""
 
@@ -120,7 +122,7 @@ class Device:
     changed_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class StoredVoucher:
     """A voucher that was handed on."""
 
@@ -134,7 +136,7 @@ class StoredVoucher:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Issued:
     """A certificate that was issued here. `serial` is the certificate's own, hex."""
 
@@ -148,7 +150,7 @@ class Issued:
     revoked_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """A line of the journal."""
 
@@ -186,9 +188,23 @@ class Asked:
 Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry)
 
 
-def as_record(kind: type[Row], row: RowMapping) -> Row:
-    """A row of the table that `kind` stands for."""
-    values: dict[str, Any] = {str(name): value for name, value in row.items()}
+def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
+    """A row of the table that `kind` stands for; both have the same columns in the same order."""
+    values: list[Any] = list(row)
     if kind is Device:
-        values["state"] = State(values["state"])
-    return kind(**values)
+        values[_STATE] = State(values[_STATE])
+    make: Callable[..., Row] = kind
+    return make(*values)
+
+
+_STATE = [field.name for field in fields(Device)].index("state")
+
+
+def _tables_and_records_agree() -> None:
+    """Both are written side by side; a column in one only, or out of order, is a fault at import."""
+    for kind, table in ((Device, devices), (StoredVoucher, vouchers), (Issued, certificates), (Entry, journal)):
+        if [field.name for field in fields(kind)] != list(table.columns.keys()):
+            raise AttributeError(f"{table.name} and {kind.__name__} differ")
+
+
+_tables_and_records_agree()

@@ -221,11 +221,11 @@ class RegistrarService:
     async def _record(self, device: Device, raw: bytes, assertion: str, attempt: Attempt) -> None:
         note = Note("voucher-issued", "", assertion or "not readable here")
         change = Change(events=(Event.VOUCHER,), notes=(note,), now=self.clock(), address=attempt.address)
-        await self.store.voucher(device.id, raw, assertion, change)
+        await self.store.voucher(device, raw, assertion, change)
 
     async def _decline(self, device: Device, error: BrskiError, attempt: Attempt) -> None:
         change = Change(events=(Event.DECLINE,), notes=(), now=self.clock(), reason=str(error), address=attempt.address)
-        await self.store.advance(device.id, change)
+        await self.store.advance(device, change)
 
     async def prefetch(
         self,
@@ -319,7 +319,7 @@ class RegistrarService:
         self, device: Device, events: tuple[Event, ...], notes: tuple[Note, ...], reason: str, address: str
     ) -> Device:
         change = Change(events=events, notes=notes, now=self.clock(), reason=reason, address=address)
-        return await self.store.advance(device.id, change)
+        return await self.store.advance(device, change)
 
     async def _out_of_order(self, device: Device, notes: tuple[Note, ...], address: str) -> None:
         odd = Note("voucher-status", "out-of-order", f"while {device.state}: nothing changes")

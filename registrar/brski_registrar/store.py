@@ -70,6 +70,7 @@ _ASKED_COLUMNS: Final = (
     *_ADVANCED_COLUMNS,
 )
 _NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *_ASKED_COLUMNS)
+_STATE: Final = select(devices.c.state, devices.c.csr_sha256).where(devices.c.id == bindparam("id"))
 _ASK, _ADVANCE = (
     update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in names})
     for names in (_ASKED_COLUMNS, _ADVANCED_COLUMNS)
@@ -174,19 +175,19 @@ class Store:
 
         return await self.database.write(unit)
 
-    async def advance(self, device_id: int, change: Change) -> Device:
+    async def advance(self, device: Device, change: Change) -> Device:
         """Let events happen to a device; raises Refused where one is out of order, and then nothing happened."""
-        return await self.database.write(lambda connection: _advance(connection, device_id, change))
+        return await self.database.write(lambda connection: _advance(connection, device, change))
 
     # Vouchers and certificates
 
-    async def voucher(self, device_id: int, raw: bytes, assertion: str, change: Change) -> Device:
+    async def voucher(self, device: Device, raw: bytes, assertion: str, change: Change) -> Device:
         """Record the voucher that is handed on."""
 
         def unit(connection: Connection) -> Device:
-            device = _advance(connection, device_id, change)
+            after = _advance(connection, device, change)
             values = {
-                "device_id": device_id,
+                "device_id": device.id,
                 "pvr_sha256": device.pvr_sha256,
                 "media_type": device.media_type,
                 "raw": raw,
@@ -195,7 +196,7 @@ class Store:
                 "received_at": change.now,
             }
             connection.execute(_NEW_VOUCHER, values)
-            return device
+            return after
 
         return await self.database.write(unit)
 
@@ -207,11 +208,11 @@ class Store:
         """Every voucher a device got, oldest first."""
         return await self._all(StoredVoucher, _VOUCHERS, device_id=device_id)
 
-    async def certificate(self, device_id: int, certificate: x509.Certificate, change: Change) -> Device:
+    async def certificate(self, device: Device, certificate: x509.Certificate, change: Change) -> Device:
         """Record a certificate before it is handed out; raises Refused where the device may have none (any more)."""
         values = {
             "fingerprint": fingerprint(certificate).hex(),
-            "device_id": device_id,
+            "device_id": device.id,
             "serial": f"{certificate.serial_number:x}",
             "der": to_der(certificate),
             "csr_sha256": change.csr_sha256 or "",
@@ -220,9 +221,9 @@ class Store:
         }
 
         def unit(connection: Connection) -> Device:
-            device = _advance(connection, device_id, change)
+            after = _advance(connection, device, change)
             connection.execute(_NEW_CERTIFICATE, values)
-            return device
+            return after
 
         return await self.database.write(unit)
 
@@ -231,8 +232,8 @@ class Store:
         values = {"fingerprint": fingerprint(certificate).hex()}
 
         def unit(connection: Connection) -> tuple[Issued, Device] | None:
-            row = connection.execute(_ISSUED, values).mappings().first()
-            return None if row is None else (as_record(Issued, row), _device_by_id(connection, row["device_id"]))
+            row = connection.execute(_ISSUED, values).first()
+            return None if row is None else (as_record(Issued, row), _device_by_id(connection, row.device_id))
 
         return await self.database.read(unit)
 
@@ -271,11 +272,11 @@ class Store:
         return await self._all(Entry, _JOURNAL_OF, device_id=device_id, after=after, count=count)
 
     async def _all(self, kind: type[Row], statement: Select[Any], **values: object) -> tuple[Row, ...]:
-        rows = await self.database.read(lambda connection: connection.execute(statement, values).mappings().all())
+        rows = await self.database.read(lambda connection: connection.execute(statement, values).all())
         return tuple(as_record(kind, row) for row in rows)
 
     async def _first(self, kind: type[Row], statement: Select[Any], **values: object) -> Row | None:
-        row = await self.database.read(lambda connection: connection.execute(statement, values).mappings().first())
+        row = await self.database.read(lambda connection: connection.execute(statement, values).first())
         return None if row is None else as_record(kind, row)
 
 
@@ -288,12 +289,12 @@ def _device(connection: Connection, pledge: Pledge) -> Device | None:
         "serial_number": pledge.serial_number,
         "issuer": pledge.issuer.hex(),
     }
-    row = connection.execute(_BY_PLEDGE, values).mappings().first()
+    row = connection.execute(_BY_PLEDGE, values).first()
     return None if row is None else as_record(Device, row)
 
 
 def _device_by_id(connection: Connection, device_id: int) -> Device:
-    row = connection.execute(_BY_ID, {"id": device_id}).mappings().first()
+    row = connection.execute(_BY_ID, {"id": device_id}).first()
     if row is None:
         raise Unknown("device-unknown", f"no device {device_id}")
     return as_record(Device, row)
@@ -323,19 +324,22 @@ def _device_asking(
     )
 
 
-def _advance(connection: Connection, device_id: int, change: Change) -> Device:
-    device = _device_by_id(connection, device_id)
-    state = device.state
+def _advance(connection: Connection, device: Device, change: Change) -> Device:
+    """`device` may be old: what counts of it is read again, for whoever was here in between."""
+    row = connection.execute(_STATE, {"id": device.id}).first()
+    if row is None:
+        raise Unknown("device-unknown", f"no device {device.id}")
+    state = State(row.state)
     for event in change.events:
         state = lifecycle.step(state, event)
     device = replace(
         device,
         state=state,
         reason=printable(change.reason),
-        csr_sha256=device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
+        csr_sha256=row.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
         changed_at=change.now,
     )
-    connection.execute(_ADVANCE, {name: getattr(device, name) for name in _ADVANCED_COLUMNS} | {"b_id": device_id})
+    connection.execute(_ADVANCE, {name: getattr(device, name) for name in _ADVANCED_COLUMNS} | {"b_id": device.id})
     if change.notes:
         connection.execute(_NEW_ENTRY, [_entry(device, note, change.address, change.now) for note in change.notes])
     return device

@@ -171,7 +171,7 @@ async def test_refusal_by_the_audit_log_closes_every_operation(plant: Plant) -> 
         assert {(each.status, reason_of(each)) for each in responses} == {(403, "audit-log-refused")}
         device = await plant.device(line.serial)
         change = Change(events=(Event.OVERRULE,), notes=(), now=plant.clock(), reason="bought second hand")
-        await plant.store.advance(device.id, change)
+        await plant.store.advance(device, change)
         assert (await line.enroll()).status == 200
 
 
@@ -187,7 +187,7 @@ async def test_a_device_in_operation_does_not_enroll_on_its_idevid(plant: Plant)
 async def test_blocking_between_voucher_and_certificate_counts(plant: Plant) -> None:
     async with plant.vouched() as line:
         device = await plant.device(line.serial)
-        await plant.store.advance(device.id, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
+        await plant.store.advance(device, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
         assert (await line.enroll(csr_with())).status == 406
         assert await plant.store.issued_to(device.id) == ()
 
@@ -316,10 +316,10 @@ async def test_a_request_waits_for_the_operator_and_is_repeated_on_another_conne
         device = await plant.device(line.serial)
         assert device.state is State.AWAITING
         assert (await plant.told(line.serial)).count(("enroll-held", "waiting-for-operator")) == 1
-        await plant.store.advance(device.id, Change(events=(Event.CLEAR,), notes=(), now=plant.clock()))
+        await plant.store.advance(device, Change(events=(Event.CLEAR,), notes=(), now=plant.clock()))
         assert (await line.enroll(await line.csr(key_for("another")))).status == 202, "another request was not approved"
         assert (await line.enroll(csr)).status == 202
-        await plant.store.advance(device.id, Change(events=(Event.CLEAR,), notes=(), now=plant.clock()))
+        await plant.store.advance(device, Change(events=(Event.CLEAR,), notes=(), now=plant.clock()))
     async with plant.connect(line.credential) as again:
         assert (await again.enroll(csr)).status == 200
 
@@ -398,7 +398,7 @@ async def test_a_blocked_device_does_not_renew(plant: Plant) -> None:
         ldevid = await line.enrolled()
     async with plant.connect(ldevid) as line:
         device = await plant.device(line.serial)
-        await plant.store.advance(device.id, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
+        await plant.store.advance(device, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
         response = await line.enroll(renewal_of(ldevid, ldevid.key), "simplereenroll")
         assert (response.status, reason_of(response)) == (406, "device-blocked")
 

@@ -202,7 +202,7 @@ async def test_a_blocked_device_is_not_acceptable(plant: Plant) -> None:
     async with plant.connect(await plant.admitted()) as line:
         assert (await line.request_voucher()).status == 200
         device = await plant.device(line.serial)
-        await plant.store.advance(device.id, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
+        await plant.store.advance(device, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
         response = await line.request_voucher()
         assert (response.status, reason_of(response)) == (406, "device-blocked")
         assert (await line.request_voucher(line.pvr(nonce="another"))).status == 406
