@@ -1,0 +1,32 @@
+"""What a registrar tells a network about itself, as its settings have it (RFC 8995, 4.3 and Appendix B).
+
+It offers TCP only, so nothing else is announced, and a proxy has nothing else to offer (RFC 8995, 4.1.1 and 4.3).
+"""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from brski_common.errors import Misconfigured
+from brski_registrar.discovery import PROXY_SERVICE, REGISTRAR_SERVICE, Announcement, addresses_of, announced
+from brski_registrar.settings import Discovery
+
+
+@asynccontextmanager
+async def announce(settings: Discovery, port: int) -> AsyncIterator[None]:
+    """Announce the registrar that listens at `port` until the block ends; raises Misconfigured."""
+    if not settings.mdns:
+        if settings.proxy:
+            raise Misconfigured("settings-invalid", "discovery.proxy needs discovery.mdns")
+        yield
+        return
+    async with announced(announcements(settings, port), settings.interfaces):
+        yield
+
+
+def announcements(settings: Discovery, port: int) -> tuple[Announcement, ...]:
+    """The services to announce: the registrar for join proxies, and for devices on the same link (RFC 8995, 4)."""
+    addresses = addresses_of(settings.interfaces)
+    name = settings.name or f"BRSKI registrar on {socket.gethostname()}"
+    registrar = Announcement(REGISTRAR_SERVICE, name, port, addresses)
+    return (registrar, Announcement(PROXY_SERVICE, name, port, addresses)) if settings.proxy else (registrar,)

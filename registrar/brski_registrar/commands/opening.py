@@ -1,0 +1,67 @@
+"""What the verbs share: options, settings, the open database."""
+
+import getpass
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from brski_common import settings as common_settings
+from brski_common.errors import Misconfigured, Unknown
+from brski_registrar.policy_store import PolicyStore
+from brski_registrar.runtime import opened
+from brski_registrar.schema import Device
+from brski_registrar.settings import ENV_PREFIX, Settings
+from brski_registrar.store import Store
+
+Config = Annotated[Path, typer.Option("--config", help="The settings file that `init` wrote.")]
+Serial = Annotated[str, typer.Argument(help="Serial number of the device.", metavar="SERIAL")]
+Maker = Annotated[
+    str | None, typer.Option("--manufacturer", help="Its maker, where several have devices of that number.")
+]
+DEFAULT_CONFIG: Final = Path("registrar.toml")
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What an operator works on."""
+
+    store: Store
+    policies: PolicyStore
+
+
+def load_settings(config: Path) -> Settings:
+    """The settings; raises Misconfigured."""
+    if not config.exists():
+        advice = "make one with `brski-registrar init DIR`, or name it with --config"
+        raise Misconfigured("settings-unreadable", f"{config}: no such file; {advice}")
+    return common_settings.load(Settings, config, ENV_PREFIX)
+
+
+@asynccontextmanager
+async def desk(config: Path) -> AsyncIterator[Desk]:
+    """Store and policy of the registrar with this settings file; the registrar may be running."""
+    async with opened(load_settings(config)) as database:
+        yield Desk(Store(database), PolicyStore(database))
+
+
+async def find_device(store: Store, serial_number: str, manufacturer: str | None) -> Device:
+    """The device of that number; raises Unknown, and Misconfigured where it could be one of several."""
+    found = [device for device in await store.find(serial_number) if manufacturer in (None, device.manufacturer)]
+    if not found:
+        raise Unknown("device-unknown", f"no device {serial_number} has asked here; `device list` shows those that did")
+    if len(found) > 1 and len({device.manufacturer for device in found}) > 1:
+        makers = ", ".join(device.manufacturer for device in found)
+        raise Misconfigured("device-ambiguous", f"{serial_number} is a device of {makers}: add --manufacturer")
+    return max(found, key=lambda device: device.changed_at)
+
+
+def ask_secret(what: str) -> str:
+    """Ask the person at the terminal for a passphrase or PIN; raises Misconfigured where there is none."""
+    if not sys.stdin.isatty():
+        raise Misconfigured("secret-missing", f"{what}: a passphrase or PIN is needed, and there is no terminal to ask")
+    return getpass.getpass(f"Passphrase or PIN for {what}: ")

@@ -1,0 +1,54 @@
+"""The operator's verbs on a device: approve, block, unblock. The command line and the console share them.
+
+What is approved depends on where the device stands (`lifecycle`); each is one unit of work, written in the journal with
+the name of who did it.
+"""
+
+from datetime import datetime
+from typing import Final
+
+from brski_common.errors import Refused
+from brski_registrar.lifecycle import Event, State
+from brski_registrar.policy import Admission
+from brski_registrar.policy_store import PolicyStore
+from brski_registrar.schema import Device, Note
+from brski_registrar.store import Change, Store
+
+_APPROVALS: Final = {State.AWAITING: Event.CLEAR, State.DENIED: Event.OVERRULE}
+
+
+async def approve(store: Store, policies: PolicyStore, device: Device, *, by: str, now: datetime) -> Device:
+    """Let a device go on that waits for the operator, or whose audit log speaks against it.
+
+    HELD: it is put on the allow-list. AWAITING: its certificate request is cleared. DENIED: the audit log is overruled
+    (RFC 8995, 5.8.3). Raises Refused `nothing-to-approve` in any other state.
+    """
+    if device.state is State.HELD:
+        entry = await policies.admission(device.manufacturer, device.serial_number)
+        if entry is None:
+            entry = Admission(
+                manufacturer=device.manufacturer, serial_number=device.serial_number, note=f"approved by {by}"
+            )
+            await policies.allow(entry, now)
+        return await _advance(store, device, (), Note("approved", "admitted", f"by {by}"), now)
+    event = _APPROVALS.get(device.state)
+    if event is None:
+        raise Refused("nothing-to-approve", f"{device.serial_number} is {device.state}, and does not wait for anybody")
+    return await _advance(store, device, (event,), Note("approved", event, f"by {by}"), now)
+
+
+async def block(store: Store, device: Device, *, reason: str, by: str, now: datetime) -> Device:
+    """Shut a device out: no voucher, no certificate, no renewal."""
+    note = Note("blocked", "", f"by {by}: {reason}" if reason else f"by {by}")
+    return await _advance(store, device, (Event.BLOCK,), note, now, reason or "blocked by the operator")
+
+
+async def unblock(store: Store, device: Device, *, by: str, now: datetime) -> Device:
+    """Take the block away; the device has to ask for a voucher anew."""
+    return await _advance(store, device, (Event.UNBLOCK,), Note("unblocked", "", f"by {by}"), now)
+
+
+async def _advance(
+    store: Store, device: Device, events: tuple[Event, ...], note: Note, now: datetime, reason: str = ""
+) -> Device:
+    return await store.advance(device, Change(events=events, notes=(note,), now=now, reason=reason))

@@ -1,0 +1,182 @@
+"""From settings to a running registrar: the one place where its parts are put together.
+
+The order of ending is the reverse of the order of starting: first nobody is told of the registrar any more, then
+running requests finish, then the database closes.
+"""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from brski_common import http as brski_http
+from brski_common import keys, logs, tls
+from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
+from brski_common.database import Database
+from brski_common.errors import Misconfigured
+from brski_common.keys import Secret
+from brski_registrar import http, renewing
+from brski_registrar.announcing import announce
+from brski_registrar.ca import LocalAuthority
+from brski_registrar.est_service import DEFAULT_LABEL, EstService
+from brski_registrar.masa_client import HttpMasaClient
+from brski_registrar.policy_store import PolicyStore, PolicyView
+from brski_registrar.service import RegistrarService
+from brski_registrar.settings import Settings
+from brski_registrar.store import MIGRATIONS, Store
+
+MAX_SECRET_BYTES: Final = 4096
+
+Clock = Callable[[], datetime]
+
+log = logs.logger("registrar")
+
+
+def utc_now() -> datetime:
+    """The time of this machine."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A registrar put together, which listens nowhere yet: enough for a command that asks a MASA."""
+
+    credential: Credential
+    service: RegistrarService
+    store: Store
+    policies: PolicyStore
+
+
+@dataclass(frozen=True, slots=True)
+class Registrar:
+    """A registrar that listens."""
+
+    server: brski_http.Server
+    parts: Parts
+
+    @property
+    def url(self) -> str:
+        """`https://…`, as it listens."""
+        return self.server.url
+
+
+@asynccontextmanager
+async def opened(settings: Settings) -> AsyncIterator[Database]:
+    """The registrar's database, its schema up to date; raises Misconfigured."""
+    async with Database.open(settings.database.url, migrations=MIGRATIONS) as database:
+        yield database
+
+
+@asynccontextmanager
+async def assembled(settings: Settings, secret: Secret | None = None, clock: Clock = utc_now) -> AsyncIterator[Parts]:
+    """Store, policy and service of a registrar with these settings; raises Misconfigured."""
+    credential = load_identity(settings, secret)
+    async with opened(settings) as database:
+        masa = HttpMasaClient(
+            credential,
+            clock=clock,
+            secret=lambda name: read_secret(settings.masa.secrets, name),
+            request_seconds=settings.masa.request_seconds,
+        )
+        store, policies = Store(database), PolicyStore(database)
+        service = RegistrarService(store, PolicyView(policies), credential, masa, clock=clock)
+        try:
+            yield Parts(credential, service, store, policies)
+        finally:
+            await service.close()
+
+
+@asynccontextmanager
+async def serving(settings: Settings, secret: Secret | None = None, clock: Clock = utc_now) -> AsyncIterator[Registrar]:
+    """A registrar with these settings, which listens until the block ends.
+
+    Raises Misconfigured: keys, certificates, the database, the policy or the address cannot be used.
+    """
+    authority = load_authority(settings, clock, secret)
+    _warn_of_expiry(settings, clock())
+    async with AsyncExitStack() as stack:
+        parts = await stack.enter_async_context(assembled(settings, secret, clock))
+        await parts.service.policies.current()  # a policy that cannot be read shall show now
+        authorities = dict.fromkeys((DEFAULT_LABEL, *settings.est.labels), authority)
+        app = http.application(parts.service, EstService(parts.service, authorities))
+        context = tls.server_context(parts.credential)
+        server = await brski_http.serve(
+            app, settings.listen.host, settings.listen.port, context, limits=_limits(settings)
+        )
+        stack.push_async_callback(server.close)
+        stack.push_async_callback(_ended, asyncio.create_task(parts.service.watch()))
+        await stack.enter_async_context(announce(settings.discovery, server.port))
+        yield Registrar(server, parts)
+
+
+async def run(settings: Settings, listening: Callable[[str], None], secret: Secret | None = None) -> None:
+    """Serve until SIGTERM or SIGINT; `listening` is called with the URL."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with serving(settings, secret) as registrar:
+        log.info("listening", url=registrar.url)
+        listening(registrar.url)
+        await stop.wait()
+        log.info("stopping")
+
+
+def load_identity(settings: Settings, secret: Secret | None = None) -> Credential:
+    """The registrar's credential; raises Misconfigured, also for a certificate that no MASA would take."""
+    credential = keys.load_credential(settings.registrar.key, settings.registrar.certificates, secret=secret)
+    if ID_KP_CMC_RA not in extended_key_usages(credential.certificate):
+        advice = "it lacks id-kp-cmcRA (RFC 8995, 5.5.4); `ca renew` makes one that has it"
+        raise Misconfigured("registrar-certificate-unfit", f"{settings.registrar.certificates}: {advice}")
+    return credential
+
+
+def load_authority(settings: Settings, clock: Clock = utc_now, secret: Secret | None = None) -> LocalAuthority:
+    """The local CA of the settings; raises Misconfigured."""
+    issuer = keys.load_credential(settings.ca.key, settings.ca.certificates, secret=secret)
+    rollover = settings.ca.rollover
+    return LocalAuthority(
+        issuer,
+        clock=clock,
+        rollover=keys.read_certificates(rollover) if rollover.exists() else (),
+        key_kind=settings.ca.csr_key,
+        addressing=settings.ca.addressing,
+        in_thread=settings.ca.key.startswith("pkcs11:"),
+    )
+
+
+def read_secret(folder: Path, name: str) -> str:
+    """A secret that the policy names: the first line of a file of that name; raises Misconfigured."""
+    if not name or name != Path(name).name:
+        raise Misconfigured("secret-missing", f"{name!a} is no file name")
+    try:
+        with (folder / name).open("rb") as file:
+            return file.read(MAX_SECRET_BYTES).decode().splitlines()[0]
+    except (OSError, ValueError, IndexError) as error:
+        raise Misconfigured("secret-missing", f"{folder / name} cannot be read, or is empty") from error
+
+
+def _limits(settings: Settings) -> brski_http.Limits:
+    listen = settings.listen
+    return brski_http.Limits(
+        connections=listen.connections, request_seconds=listen.request_seconds, idle_seconds=listen.idle_seconds
+    )
+
+
+def _warn_of_expiry(settings: Settings, now: datetime) -> None:
+    for certificate in renewing.expiring(settings, now):
+        log.warning(
+            "a certificate ends soon; see `brski-registrar ca renew`",
+            subject=certificate.subject.rfc4514_string(),
+            not_after=certificate.not_valid_after_utc,
+        )
+
+
+async def _ended(task: "asyncio.Task[None]") -> None:
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
