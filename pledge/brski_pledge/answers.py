@@ -104,7 +104,7 @@ def redirection(response: Response, host: str, port: int, path: str) -> Target:
     origin = f"https://[{host.partition('%')[0]}]" if ":" in host else f"https://{host}"
     try:
         url = urlsplit(urljoin(f"{origin}:{port}{path}", location))
-        target = Offer(url.hostname or "", url.port or HTTPS_PORT)
+        target = Offer(url.hostname or "", HTTPS_PORT if url.port is None else url.port)
     except ValueError as error:
         raise Malformed("redirect-malformed", str(error)) from error
     if url.scheme != "https" or url.username is not None or not is_usable(target):

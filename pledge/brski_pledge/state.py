@@ -133,7 +133,10 @@ class Folder:
             raise Misconfigured("state-damaged", f"{generation}: {error}; `brski-pledge reset` begins anew") from error
 
     def save(self, enrollment: Enrollment) -> Enrollment:
-        """Keep `enrollment` instead of whatever was kept; when this returns no power loss can undo it."""
+        """Keep `enrollment` instead of whatever was kept; when this returns no power loss can undo it.
+
+        Raises Misconfigured, and changes nothing, if the key is not that of the certificate.
+        """
         disk, generation = self._disk, self.path / self._next_name()
         disk.make_folder(self.path)
         disk.make_folder(generation)
@@ -142,11 +145,12 @@ class Folder:
         disk.sync_folder(generation)
         disk.sync_folder(self.path)
         disk.sync_folder(self.path.parent)
+        readable = self._load(generation)  # raises before it counts
         disk.write(self.path / NEXT, generation.name.encode())
         disk.replace(self.path / NEXT, self.path / CURRENT)
         disk.sync_folder(self.path)
         self.tidy()
-        return self._load(generation)
+        return readable
 
     def confirm(self) -> None:
         """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4)."""

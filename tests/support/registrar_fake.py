@@ -186,7 +186,7 @@ class Stage:
     only_confirm: bool = False
     save: Callable[[Enrollment], actions.Input | None] = lambda _: None
     lists: dict[str, bytes] = field(default_factory=dict)
-    answers: bool = True
+    fetches: bool = True
     seconds: float = 0.0
     history: list[tuple[float, Action]] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
@@ -195,6 +195,7 @@ class Stage:
     def __post_init__(self) -> None:
         self._open: dict[int, FakeRegistrar] = {}
         self._made = 0
+        self.idevid = self.idevid or self.maker.idevid(self.serial)
 
     def add(self, host: str = "192.0.2.1", port: int = 8443, **kwargs: Any) -> FakeRegistrar:  # noqa: ANN401 -- as FakeRegistrar takes them
         """Put a registrar behind an address; it has to be offered as well."""
@@ -212,8 +213,8 @@ class Stage:
             if self.settings.voucher_signer_oid
             else None,
         )
-        idevid = self.idevid or self.maker.idevid(self.serial)
-        return vouchering.Device(idevid, self.anchors or self.maker.voucher_anchors, policy)
+        assert self.idevid is not None
+        return vouchering.Device(self.idevid, self.anchors or self.maker.voucher_anchors, policy)
 
     def machine(self) -> Bootstrap:
         """The machine, made when first asked for."""
@@ -275,7 +276,7 @@ class Stage:
                 yield actions.KeyMade(attempt, self._key(kind))
             case actions.Persist(attempt, enrollment):
                 yield self.save(enrollment) or actions.Saved(attempt)
-            case actions.FetchRevocationLists(attempt, urls):
+            case actions.FetchRevocationLists(attempt, urls) if self.fetches:
                 yield actions.RevocationLists(attempt, {url: self.lists[url] for url in urls if url in self.lists})
 
     def did(self, kind: type[Any]) -> list[Any]:
@@ -331,7 +332,7 @@ class Stage:
     def _key(self, kind: str) -> PrivateKey:
         self._made += 1
         if kind == "P-256":
-            return key_for(f"stage key {self._made}")
+            return key_for(f"stage key {self._made} {'first' if self.renewing is None else 'next'}")
         return enrolling.make_key(kind)
 
     def _random(self, size: int) -> bytes:

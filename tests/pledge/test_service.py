@@ -1,0 +1,436 @@
+"""A pledge that runs: real sockets on the loopback, a real disk, the real command."""
+
+import asyncio
+import json
+import logging
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+
+import brski_pledge
+from brski_common.certificates import load_pem, to_pem
+from brski_common.errors import Misconfigured, Refused
+from brski_pledge import Event, Outcome, Pledge, PledgeSettings, actions
+from brski_pledge.__main__ import main
+from brski_pledge.state import KEY, Folder
+from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, folder_of, serve
+from tests.support.world import NOW, Domain, Manufacturer, key_for
+
+MAKER = Manufacturer()
+
+
+@asynccontextmanager
+async def listening(registrar: FakeRegistrar) -> AsyncIterator[str]:
+    server = await serve(registrar)
+    try:
+        yield server.url.removeprefix("https://")
+    finally:
+        await server.close(0.1)
+
+
+def pledge(state: Path, *registrars: str, events: list[Event] | None = None, **settings: object) -> Pledge:
+    chosen = PledgeSettings(mdns=False, registrars=registrars, **({"once": True} | settings))  # type: ignore[arg-type] # as PledgeSettings takes them
+    observer = None if events is None else events.append
+    return Pledge(
+        chosen, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=state, clock=lambda: NOW, observer=observer
+    )
+
+
+# Real sockets
+
+
+@pytest.mark.req("ST-01", "ST-04", "EI-08", "TL-05", "TL-10")
+async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
+    events: list[Event] = []
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        outcome = await pledge(tmp_path / "state", address, events=events).onboard()
+    assert outcome.is_operational
+    assert outcome.enrollment is not None
+    assert outcome.enrollment.confirmed
+    assert [event.step for event in events] == [
+        "connecting",
+        "registrar-seen",
+        "voucher-requested",
+        "imprinted",
+        "anchors-received",
+        "key-made",
+        "certificate-received",
+        "saved",
+        "operational",
+    ]
+    assert registrar.clients[-1].certificate == outcome.enrollment.credential.certificate
+
+
+@pytest.mark.req("ST-02", "AT-27")
+async def test_an_enrolled_device_sends_nothing(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        await pledge(tmp_path / "state", address).onboard()
+        seen = len(registrar.seen)
+        again = await pledge(tmp_path / "state", address).onboard()
+    assert again.is_operational
+    assert len(registrar.seen) == seen
+
+
+@pytest.mark.req("ST-02")
+async def test_a_device_that_is_being_configured_starts_no_second_onboarding(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    def patience(_registrar: FakeRegistrar, _send: actions.Send) -> Reply:
+        asked.set()
+        return Answer(202, b"", {"Retry-After": "60"})
+
+    registrar = FakeRegistrar(maker=MAKER, always={"requestvoucher": patience})
+    async with listening(registrar) as address:
+        device = pledge(tmp_path / "state", address)
+        first = asyncio.ensure_future(device.onboard())
+        await asked.wait()
+        with pytest.raises(Refused, match="under-way"):
+            await device.onboard()
+        first.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await first
+
+
+@pytest.mark.req("TL-07", "AT-10")
+async def test_a_registrar_that_sends_too_much_is_given_up(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.script("requestvoucher", Answer(200, b"0" * 400_000, {"Content-Type": "application/voucher-cms+json"}))
+    async with listening(registrar) as address:
+        outcome = await pledge(tmp_path / "state", address).onboard()
+    assert (outcome.state, outcome.reason) == ("failed", "response-too-large")
+
+
+@pytest.mark.req("TL-07", "AT-10")
+async def test_a_registrar_with_endless_headers_is_given_up(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.script("requestvoucher", Answer(200, b"", {"X-Long": "a" * 50_000}))
+    async with listening(registrar) as address:
+        outcome = await pledge(tmp_path / "state", address).onboard()
+    assert (outcome.state, outcome.reason) == ("failed", "response-malformed")
+
+
+def closing(registrar: FakeRegistrar, send: actions.Send) -> Reply:
+    answer = registrar.behave(send.path.rpartition("/")[2], send)
+    assert isinstance(answer, Answer)
+    return replace(answer, close=True)
+
+
+@pytest.mark.req("TL-11", "AT-25")
+async def test_a_registrar_that_closes_every_connection_is_joined_over_several(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    for operation in ("requestvoucher", "voucher_status", "cacerts", "csrattrs", "simpleenroll", "enrollstatus"):
+        registrar.always[operation] = closing
+    async with listening(registrar) as address:
+        outcome = await pledge(tmp_path / "state", address).onboard()
+    assert outcome.is_operational
+
+
+@pytest.mark.req("HT-06", "E-07")
+async def test_a_redirection_to_another_registrar_is_followed(tmp_path: Path) -> None:
+    first, second = FakeRegistrar(maker=MAKER), FakeRegistrar(maker=MAKER)
+    second.credential = Domain().registrar_with(key=key_for("second registrar"))
+    async with listening(first) as here, listening(second) as there:
+        location = f"https://{there}/.well-known/brski/requestvoucher"
+        first.script("requestvoucher", Answer(307, b"", {"Location": location}))
+        outcome = await pledge(tmp_path / "state", here).onboard()
+    assert outcome.is_operational
+    assert len(first.seen) == 1
+
+
+@pytest.mark.req("DS-05", "AT-01", "PV-11")
+async def test_a_rogue_registrar_is_passed_over(tmp_path: Path) -> None:
+    rogue = FakeRegistrar(maker=MAKER, credential=Domain("Rogue").registrar)
+    good = FakeRegistrar(maker=MAKER)
+    async with listening(rogue) as bad_address, listening(good) as address:
+        outcome = await pledge(tmp_path / "state", bad_address, address).onboard()
+    assert outcome.is_operational
+    assert [send.path.rpartition("/")[2] for send in rogue.seen] == ["requestvoucher", "voucher_status"]
+
+
+@pytest.mark.req("E-16", "EI-16")
+async def test_a_device_renews_with_its_ldevid(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        device = pledge(tmp_path / "state", address)
+        with pytest.raises(Refused, match="not-enrolled"):
+            await device.renew()
+        before = (await device.onboard()).enrollment
+        after = (await device.renew()).enrollment
+        registrar.always["simplereenroll"] = Answer(403)
+        failed = await device.renew()
+    assert before is not None
+    assert after is not None
+    assert after.credential.certificate != before.credential.certificate
+    assert failed.reason == "enrollment-refused"
+    kept = device.enrollment
+    assert kept is not None
+    assert kept.credential.certificate == after.credential.certificate
+
+
+@pytest.mark.req("EI-07")
+async def test_a_report_cut_off_by_power_loss_is_made_at_the_next_boot(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        device = pledge(tmp_path / "state", address)
+        enrollment = (await device.onboard()).enrollment
+        assert enrollment is not None
+        assert enrollment.folder is not None
+        (enrollment.folder / "confirmed").unlink()
+        await pledge(tmp_path / "state", address).onboard()
+    assert len(registrar.reports("enrollstatus")) == 2
+    kept = device.enrollment
+    assert kept is not None
+    assert kept.confirmed
+
+
+@pytest.mark.req("AR-06", "ST-03")
+async def test_a_reset_during_an_onboarding_begins_anew(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        device = pledge(tmp_path / "state", address)
+
+        def button(_registrar: FakeRegistrar, _send: actions.Send) -> Reply:
+            device.reset()
+            return Answer(202, b"", {"Retry-After": "60"})
+
+        registrar.script("simpleenroll", button)
+        outcome = await device.onboard()
+    assert outcome.is_operational
+    assert len(registrar.asked("requestvoucher")) == 2
+
+
+@pytest.mark.req("AR-06")
+async def test_a_reset_keeps_the_idevid_and_nothing_else(tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        device = pledge(tmp_path / "state", address)
+        await device.onboard()
+        device.reset()
+        assert folder_of(tmp_path) == {}
+        assert device.enrollment is None
+        assert (await device.onboard()).is_operational
+
+
+async def test_a_disk_that_fails_is_no_crash(tmp_path: Path) -> None:
+    class FullDisk(Folder):
+        def save(self, enrollment: object) -> object:  # type: ignore[override] # never returns
+            raise OSError(28, "No space left on device")
+
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        settings = PledgeSettings(mdns=False, registrars=(address,), once=True)
+        device = Pledge(settings, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=FullDisk(tmp_path))
+        outcome = await device.onboard()
+    assert outcome.reason == "disk-failed"
+    assert [report.status for report in registrar.reports("enrollstatus")] == [False]
+
+
+async def test_no_key_and_no_nonce_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    events: list[Event] = []
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        outcome = await pledge(tmp_path / "state", address, events=events).onboard()
+    assert outcome.enrollment is not None
+    assert outcome.enrollment.folder is not None
+    secret = (outcome.enrollment.folder / KEY).read_text().split("\n")[1]
+    shown = caplog.text + repr(events) + repr(outcome) + "".join(event.detail for event in events)
+    assert secret not in shown
+    assert "PRIVATE" not in shown
+
+
+@pytest.mark.req("DS-16", "E-23")
+def test_a_cloud_registrar_needs_anchors(tmp_path: Path) -> None:
+    settings = PledgeSettings(cloud_registrar="cloud.example")
+    with pytest.raises(Misconfigured, match="cloud-anchors-missing"):
+        Pledge(settings, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=tmp_path)
+
+
+@pytest.mark.req("PV-02", "D-14")
+def test_a_shared_anchor_is_refused_at_construction(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="voucher-anchor-shared"):
+        Pledge(PledgeSettings(), MAKER.idevid("SN-1"), MAKER.idevid_anchors, state=tmp_path)
+
+
+# The public API
+
+
+def test_the_public_names_are_these() -> None:
+    assert brski_pledge.__all__ == [
+        "Anchors",
+        "BrskiError",
+        "Credential",
+        "Enrollment",
+        "Event",
+        "Misconfigured",
+        "Offer",
+        "Outcome",
+        "Pledge",
+        "PledgeSettings",
+        "Refused",
+        "Source",
+        "events",
+    ]
+    assert all(hasattr(brski_pledge, name) for name in brski_pledge.__all__)
+
+
+def test_importing_the_package_loads_no_network_and_no_server_library() -> None:
+    code = (
+        "import sys, brski_pledge; heavy = {'aiohttp', 'zeroconf', 'sqlalchemy', 'pydantic', 'structlog', 'typer', "
+        "'rich', 'jinja2', 'alembic'}; print(sorted(heavy & sys.modules.keys()))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+def test_an_outcome_shows_no_key() -> None:
+    assert repr(Outcome("operational")) == "Outcome(state='operational', reason=None, detail='')"
+
+
+# The command
+
+
+@pytest.fixture
+def device_files(tmp_path: Path) -> Path:
+    """A device's own things, and a settings file that names them."""
+    idevid = MAKER.idevid("SN-1")
+    (tmp_path / "idevid.pem").write_bytes(to_pem(*idevid.chain))
+    pem = idevid.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "idevid.key").write_bytes(pem)
+    (tmp_path / "idevid.key").chmod(0o600)
+    (tmp_path / "anchors.pem").write_bytes(to_pem(*MAKER.voucher_anchors.certificates))
+    (tmp_path / "pledge.toml").write_text(
+        'state = "state"\ncertificate = "idevid.pem"\nkey = "idevid.key"\n'
+        'voucher_anchors = "anchors.pem"\nmdns = false\n'
+    )
+    return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("BRSKI_PLEDGE_")]:
+        monkeypatch.delenv(name)
+
+
+def read(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def mode(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+async def command(files: Path, verb: str, *options: str) -> tuple[int, str, str]:
+    """The real command, as a process of its own."""
+    arguments = ["-m", "brski_pledge", verb, "--config", str(files / "pledge.toml"), *options]
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, *arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    out, err = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, out.decode(), err.decode()
+
+
+@pytest.mark.req("AR-06", "ST-04")
+async def test_the_command_onboards_renews_and_resets(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        code, out, err = await command(device_files, "onboard", "--registrar", address, "--json")
+        assert code == 0, err
+        shown = json.loads(out)
+        assert shown["state"] == "operational"
+        assert shown["serial-number"] == "SN-1"
+        assert load_pem(read(shown["ldevid"]))
+        assert mode(shown["key"]) == 0o600
+        assert [entry["step"] for entry in shown["timeline"]][-1] == "operational"
+        assert [json.loads(line)["step"] for line in err.splitlines()][-1] == "operational"
+        code, out, _ = await command(device_files, "renew", "--json")
+        assert code == 0
+        assert json.loads(out)["fingerprint"] != shown["fingerprint"]
+    code, out, _ = await command(device_files, "status", "--json")
+    assert (code, json.loads(out)["state"]) == (0, "operational")
+    code, out, _ = await command(device_files, "status")
+    assert "operational" in out
+    code, out, _ = await command(device_files, "reset", "--json")
+    assert (code, json.loads(out)) == (0, {"state": "factory"})
+    assert folder_of(device_files / "state") == {}
+
+
+async def test_the_command_says_in_one_line_why_it_failed(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always["requestvoucher"] = Answer(403, b"not on the list", {"Content-Type": "text/plain"})
+    async with listening(registrar) as address:
+        code, out, err = await command(device_files, "onboard", "--registrar", address, "--json")
+    assert code == 1
+    assert json.loads(out)["reason"] == "voucher-request-refused"
+    assert err.splitlines()[-1] == "brski-pledge: voucher-request-refused: HTTP 403: not on the list"
+    assert "Traceback" not in err
+
+
+async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always["requestvoucher"] = Answer(202, b"", {"Retry-After": "60"})
+    async with listening(registrar) as address:
+        code, _, err = await command(device_files, "onboard", "--registrar", address, "--timeout", "0.5")
+    assert code == 1
+    assert "timed-out" in err
+
+
+BAD_USE = {
+    "no command": ([], 2),
+    "unknown command": (["launch"], 2),
+    "unknown option": (["status", "--frob"], 2),
+    "no state": (["status"], 1),
+    "no such file": (["status", "--config", "missing.toml"], 1),
+    "no IDevID": (["onboard", "--state", "state"], 1),
+    "bad registrar": (["onboard", "--config", "pledge.toml", "--registrar", "nonsense"], 1),
+    "missing key": (["onboard", "--config", "pledge.toml", "--key", "missing.key"], 1),
+    "key of another": (["onboard", "--config", "pledge.toml", "--key", "other.key"], 1),
+    "anchors of nobody": (["onboard", "--config", "pledge.toml", "--voucher-anchors", "pledge.toml"], 1),
+    "unknown setting": (["status", "--config", "odd.toml"], 0),
+    "unknown setting in onboard": (["onboard", "--config", "odd.toml"], 1),
+    "no TOML": (["onboard", "--config", "broken.toml"], 1),
+    "renewal of nothing": (["renew", "--config", "pledge.toml"], 1),
+}
+
+
+@pytest.mark.parametrize("story", BAD_USE)
+def test_bad_use_ends_with_one_line_and_its_code(
+    story: str, device_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, expected = BAD_USE[story]
+    monkeypatch.chdir(device_files)
+    text = (device_files / "pledge.toml").read_text()
+    (device_files / "odd.toml").write_text(text + "frobnicate = 1\n")
+    (device_files / "broken.toml").write_text("= nothing\n")
+    other = key_for("other").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (device_files / "other.key").write_bytes(other)
+    (device_files / "other.key").chmod(0o600)
+    try:
+        code = main(arguments)
+    except SystemExit as exit_:
+        code = int(exit_.code or 0)
+    assert code == expected
+    shown = capsys.readouterr()
+    assert "Traceback" not in shown.err
+    if code == 1:
+        assert len(shown.err.splitlines()) == 1
+        assert shown.err.startswith("brski-pledge: ")
+
+
+def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--help"], ["onboard", "--help"], ["status", "--help"]):
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 0
+        assert "brski-pledge onboard --config pledge.toml" in capsys.readouterr().out
