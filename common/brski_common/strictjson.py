@@ -1,4 +1,4 @@
-"""JSON as the protocol means it: UTF-8, bounded, no duplicate members, no NaN.
+"""JSON as the protocol means it: UTF-8, bounded, no duplicate members, no NaN or infinity.
 
 Python's reader keeps the last of two equal members and a signer may have meant the first; it also
 follows nesting until the stack ends. Both are attacks on a verifier (RFC 8995, 11), so every JSON
@@ -6,6 +6,7 @@ document that comes from a peer is read here.
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -19,8 +20,12 @@ MAX_JSON_DEPTH = 32
 MAX_INTEGER_DIGITS = 20  # 2**64 has 20; nothing in the protocol counts higher
 
 
-def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES) -> JsonValue:
-    """Read one JSON text of at most `limit` bytes; raises Malformed with a `json-…` reason."""
+def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = False) -> JsonValue:
+    """Read one JSON text of at most `limit` bytes; raises Malformed with a `json-…` reason.
+
+    `half_pairs` lets escapes through that spell half of a surrogate pair (RFC 8259, 8.2), for a caller
+    that makes the text harmless: nobody can write or print it as it is.
+    """
     if len(data) > limit:
         raise Malformed("json-too-large", f"{len(data)} bytes, at most {limit}")
     text = data if isinstance(data, str) else _decode(data)
@@ -29,12 +34,16 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES) -> JsonValue:
         value: JsonValue = _DECODER.decode(text)
     except ValueError as error:
         raise Malformed("json-malformed", str(error)) from error
+    if not half_pairs and ("\\u" in text or isinstance(data, str)):
+        _check_characters(value)
     return value
 
 
-def load_object(data: bytes | str, *, limit: int = MAX_JSON_BYTES) -> Mapping[str, JsonValue]:
+def load_object(
+    data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = False
+) -> Mapping[str, JsonValue]:
     """Read a JSON text whose top is an object; raises Malformed."""
-    value = loads(data, limit=limit)
+    value = loads(data, limit=limit, half_pairs=half_pairs)
     if not isinstance(value, Mapping):
         raise Malformed("json-not-an-object", type(value).__name__)
     return value
@@ -70,6 +79,14 @@ def _check_depth(text: str) -> None:
             depth -= 1
 
 
+def _check_characters(value: JsonValue) -> None:
+    """Refuse halves of a surrogate pair; raises Malformed."""
+    try:
+        dumps(value)
+    except UnicodeEncodeError as error:
+        raise Malformed("json-malformed", "half a surrogate pair in a text") from error
+
+
 def _unique_members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) != len(pairs):
@@ -83,8 +100,17 @@ def _integer(digits: str) -> int:
     return int(digits)
 
 
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise Malformed("json-malformed", "a number beyond all bounds")
+    return number
+
+
 def _no_constant(name: str) -> NoReturn:
     raise Malformed("json-malformed", f"{name} is not JSON")
 
 
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique_members, parse_int=_integer, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant
+)

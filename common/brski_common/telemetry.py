@@ -81,7 +81,8 @@ def write_cbor(telemetry: Telemetry) -> bytes:
 
 def read(data: bytes) -> Telemetry:
     """Read a JSON report; raises Malformed."""
-    return _telemetry(strictjson.load_object(data, limit=MAX_TELEMETRY_BYTES))
+    # A reason that somebody cut in the middle of a surrogate pair is still a reason; `printable` mends it.
+    return _telemetry(strictjson.load_object(data, limit=MAX_TELEMETRY_BYTES, half_pairs=True))
 
 
 def read_cbor(data: bytes) -> Telemetry:

@@ -37,6 +37,9 @@ def test_any_bytes_raise_only_the_suites_errors(data: bytes) -> None:
         (b'{"a":' * 33 + b"1" + b"}" * 33, "json-too-deep"),
         (b"NaN", "json-malformed"),
         (b"-Infinity", "json-malformed"),
+        (b"[1e999]", "json-malformed"),
+        (b'{"a":"\\ud800"}', "json-malformed"),
+        (b'{"\\udc00":1}', "json-malformed"),
         (b"1" * 5000, "json-number-too-long"),
         (b"\xff\xfe{}", "json-not-utf-8"),
         ('{"a":1}'.encode("utf-16"), "json-not-utf-8"),
@@ -65,3 +68,14 @@ def test_a_backslash_before_the_closing_quote_ends_the_string() -> None:
 def test_an_object_is_demanded_where_one_is_needed() -> None:
     with pytest.raises(Malformed, match="json-not-an-object"):
         strictjson.load_object(b"[]")
+
+
+def test_what_was_read_can_be_written() -> None:
+    text = b'{"a":"\\ud83d\\ude00","b":1.5e300}'
+    assert strictjson.dumps(strictjson.loads(text)) == '{"a":"\U0001f600","b":1.5e+300}'.encode()
+
+
+def test_a_text_of_half_pairs_is_refused_also_where_it_comes_as_text() -> None:
+    with pytest.raises(Malformed, match="json-malformed"):
+        strictjson.loads('["\ud800"]')
+    assert strictjson.loads('["\ud800"]', half_pairs=True) == ["\ud800"]
