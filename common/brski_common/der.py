@@ -21,6 +21,7 @@ MAX_DEPTH = 32
 MAX_ELEMENTS = 16_384  # opened in one message
 MAX_LENGTH_OCTETS = 4
 MAX_OID_BYTES = 128
+MAX_INTEGER_BYTES = 1280  # an RSA modulus of 8192 bits has 1025; Python refuses to write numbers of 4300 digits
 REMEMBERED_OIDS = 512
 
 BOOLEAN = 0x01
@@ -127,6 +128,8 @@ class Element:
         content = self.content
         if not content or self.tag & _CONSTRUCTED:
             raise Malformed("der-integer", "empty or constructed")
+        if len(content) > MAX_INTEGER_BYTES:
+            raise Malformed("der-integer", f"{len(content)} bytes, at most {MAX_INTEGER_BYTES}")
         if len(content) > 1 and (content[0], content[1] & 0x80) in ((0x00, 0x00), (0xFF, 0x80)):
             raise Malformed("der-integer", "superfluous leading octet")
         return int.from_bytes(content, signed=True)

@@ -196,6 +196,13 @@ def test_an_integer_has_one_spelling(content: str) -> None:
         der.parse(der.tlv(der.INTEGER, bytes.fromhex(content))).integer()
 
 
+def test_an_integer_is_as_long_as_keys_are_and_no_longer() -> None:
+    longest = der.parse(der.integer(1 << 8 * der.MAX_INTEGER_BYTES - 2)).integer()
+    assert str(longest)  # a message about it can be written
+    with pytest.raises(Malformed, match="der-integer"):
+        der.parse(der.integer(1 << 8 * der.MAX_INTEGER_BYTES)).integer()
+
+
 @pytest.mark.parametrize("content", ["", "80", "2a80", "2a8001", "2a" + "01" * 200])
 def test_an_object_identifier_has_one_spelling(content: str) -> None:
     with pytest.raises(Malformed, match="der-oid"):
