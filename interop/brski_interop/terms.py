@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from brski_common import certificates, der, strictjson
+from brski_common import certificates, csr, der, strictjson
 from brski_common.auditlog import AuditLog
 from brski_common.auditlog import write as write_auditlog
 from brski_common.certificates import (
@@ -94,7 +94,7 @@ def of_csr(request: x509.CertificateSigningRequest) -> Content:
         content["serial-number"] = str(attribute.value)
     with suppress(ValueError):
         content |= _extensions(request.extensions)
-    content["attributes"] = [oid_name(attribute.oid.dotted_string) for attribute in request.attributes]
+    content["attributes"] = [oid_name(attribute.oid) for attribute in csr.attributes(request)]
     return content
 
 

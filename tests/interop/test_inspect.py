@@ -12,11 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from brski_common import artifact, cms
+from brski_common import artifact, cms, der, signatures
 from brski_common.artifact import Format
-from brski_common.certificates import to_der, to_pem
+from brski_common.certificates import public_key_info, to_der, to_pem
 from brski_common.errors import BrskiError, Malformed
 from brski_common.paths import Anchors
+from brski_common.signatures import Scheme
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_interop.__main__ import app
 from brski_interop.inspection import Check, Report, inspect
@@ -359,3 +360,15 @@ def test_the_content_type_option_of_the_signer_is_found(voucher: bytes) -> None:
         Voucher(serial_number="A"), Format.CMS, Manufacturer().voucher_signer, content_type=cms.ID_DATA
     )
     assert any(finding.startswith("V-CMS-02") for finding in inspect(signed, UNCHECKED).findings)
+
+
+def test_a_request_with_several_values_of_one_attribute_is_shown() -> None:
+    key = key_for("several values", "Ed25519")
+    attribute = der.sequence(der.oid("1.3.6.1.1.1.1.22"), der.set_of(der.oid("1.2.3"), der.oid("1.2.4")))
+    information = der.sequence(
+        der.integer(0), der.sequence(), public_key_info(key.public_key()), der.explicit(0, attribute)
+    )
+    signature = signatures.sign(key, information, Scheme("Ed25519", "sha512"))
+    request = der.sequence(information, der.sequence(der.oid("1.3.101.112")), der.bit_string(signature))
+    report = inspect(request, UNCHECKED)
+    assert (report.kind, report.signature, report.content["attributes"]) == ("csr", "valid", ["macAddress"])
