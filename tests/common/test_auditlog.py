@@ -163,7 +163,7 @@ def test_a_log_without_events_is_read_but_never_written() -> None:
         (_event(domainID="!"), "base64-malformed"),
         (_event(nonce=5), "auditlog-nonce-malformed"),
         (_event(nonce="x" * 257), "auditlog-nonce-malformed"),
-        (_event(nonce="\ud800"), "auditlog-nonce-malformed"),
+        (_event(nonce="\ud800"), "json-malformed"),
         (_event(assertion=None), "auditlog-assertion-malformed"),
         (_document(events=[{}] * (auditlog.MAX_EVENTS + 1)), "auditlog-too-long"),
         (b" " * (auditlog.MAX_AUDITLOG_BYTES + 1), "json-too-large"),
