@@ -26,10 +26,11 @@ class Flights:
         if task is None:
             task = self._running[key] = asyncio.ensure_future(work())
             task.add_done_callback(lambda done: self._landed(key, done))
-        await asyncio.wait((task,), timeout=patience)
-        if not task.done():
-            raise NotYet("masa-not-ready", "still waiting for the MASA", retry_after)
-        return task.result()
+        if patience is not None:
+            await asyncio.wait((task,), timeout=patience)
+            if not task.done():
+                raise NotYet("masa-not-ready", "still waiting for the MASA", retry_after)
+        return await asyncio.shield(task)
 
     def _landed(self, key: Hashable, task: asyncio.Task[Any]) -> None:
         del self._running[key]

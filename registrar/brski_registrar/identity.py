@@ -29,7 +29,7 @@ from brski_common.certificates import (
     serial_number,
 )
 from brski_common.errors import Unknown, Untrusted
-from brski_common.paths import Anchors, build_path, check_dates
+from brski_common.paths import Anchors, build_path
 from brski_registrar.policy import Manufacturer, SerialField
 
 MAX_SERIAL_NUMBER: Final = 255  # characters
@@ -48,6 +48,8 @@ class Pledge:
     serial_number: str
     issuer: bytes
     fingerprint: str  # SHA-256 of the certificate, hex
+    not_before: datetime  # of the whole path
+    not_after: datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +97,7 @@ class Trust:
         if peer is None:  # 1
             raise Untrusted("client-certificate-missing", "a pledge authenticates itself by its IDevID")
         pledge = self._remembered(peer.chain)  # 2, 3, 4
-        if pledge.manufacturer.ignore_expired_idevid:
-            return pledge
-        try:
-            for certificate in pledge.path:  # 5
-                check_dates(certificate, now)
-        except Untrusted:
+        if not pledge.not_before <= now <= pledge.not_after and not pledge.manufacturer.ignore_expired_idevid:  # 5
             # A CA may have two certificates, one of them out of date: look for a path that is valid now.
             maker = self.makers[pledge.manufacturer.name]
             build_path(peer.certificate, peer.chain[1:], maker.idevids, now, tolerated_critical=maker.tolerated)
@@ -111,7 +108,14 @@ class Trust:
         maker, path = self._path(chain)
         _check_leaf(leaf)
         return Pledge(
-            maker.record, leaf, path, _serial_number(leaf, maker.record), idevid_issuer(leaf), fingerprint(leaf).hex()
+            maker.record,
+            leaf,
+            path,
+            _serial_number(leaf, maker.record),
+            idevid_issuer(leaf),
+            fingerprint(leaf).hex(),
+            max(certificate.not_valid_before_utc for certificate in path),
+            min(certificate.not_valid_after_utc for certificate in path),
         )
 
     def _path(self, chain: Sequence[x509.Certificate]) -> tuple[Maker, tuple[x509.Certificate, ...]]:

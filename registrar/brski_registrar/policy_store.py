@@ -102,9 +102,7 @@ class PolicyStore:
 
     async def admission(self, manufacturer: str, serial_number: str) -> Admission | None:
         """The entry of one device, None if it is not on the list."""
-        values = {"manufacturer": manufacturer, "serial_number": serial_number}
-        row = await self.database.read(lambda connection: connection.execute(_ADMISSION, values).mappings().first())
-        return None if row is None else _admission(row)
+        return await self.database.read(lambda connection: read_admission(connection, manufacturer, serial_number))
 
     async def admissions(self, manufacturer: str) -> tuple[Admission, ...]:
         """The allow-list of a maker, by serial number."""
@@ -174,6 +172,13 @@ class PolicyView:
             except Misconfigured as error:
                 # Written past this program's checks. What held before still does, rather than nothing.
                 log.error("the policy stays at revision %s: %s", self._policy.revision, error)  # noqa: TRY400 -- no trace
+
+
+def read_admission(connection: Connection, manufacturer: str, serial_number: str) -> Admission | None:
+    """The entry of one device, inside somebody's unit of work."""
+    values = {"manufacturer": manufacturer, "serial_number": serial_number}
+    row = connection.execute(_ADMISSION, values).mappings().first()
+    return None if row is None else _admission(row)
 
 
 def _revision(connection: Connection) -> int:

@@ -26,7 +26,7 @@ from brski_common.telemetry import Telemetry
 from brski_common.voucher import Voucher, VoucherRequest
 from brski_registrar import lifecycle, vouchering
 from brski_registrar.flights import Flights
-from brski_registrar.identity import Pledge
+from brski_registrar.identity import Maker, Pledge
 from brski_registrar.judging import Judge
 from brski_registrar.lifecycle import LOG_PENDING, Event, State
 from brski_registrar.masa_client import MasaClient
@@ -71,6 +71,18 @@ class Attempt:
     digest: str  # SHA-256 of raw, hex
     address: str
     now: datetime
+
+    def repeats(self, device: Device) -> bool:
+        """Whether this is the request that the device's record came from."""
+        return (device.pvr_sha256, device.fingerprint) == (self.digest, self.pledge.fingerprint)
+
+    def asked(self, masa: str = "", nonce: str | None = None, rvr: bytes | None = None) -> Asked:
+        """What was asked for, for the device's record."""
+        return Asked(self.format.media_type, self.digest, nonce, masa, rvr)
+
+    def change(self, events: tuple[Event, ...], *notes: Note, reason: str = "") -> Change:
+        """What became of it."""
+        return Change(events=events, notes=notes, now=self.now, reason=reason, address=self.address)
 
 
 class RegistrarService:
@@ -142,33 +154,26 @@ class RegistrarService:
         check_source(attempt.policy.domain, attempt.address)
         unverified = artifact.parse_voucher_request(attempt.raw, attempt.format)
         pvr = vouchering.examine(unverified, attempt.pledge, self._tls_certificate)
-        before = await self.store.device(attempt.pledge)
-        if before is not None and (before.pvr_sha256, before.fingerprint) != (
-            attempt.digest,
-            attempt.pledge.fingerprint,
-        ):
-            before = None  # known, but not for this request
+        device, admission = await self.store.look_up(attempt.pledge)
+        lifecycle.step(device.state if device else State.NEW, Event.REQUEST)
+        before = device if device is not None and attempt.repeats(device) else None
         if before is not None and before.state in _STILL_GOOD:
             stored = await self.store.voucher_for(before.id, attempt.digest)
             if stored is not None:
                 return vouchering.relay(stored.raw, attempt.format)
-        admission = await self._admission(attempt, before)
+        await self._admit(attempt, admission, before)
         if admission is not None and admission.voucher is not None:
             return await self._deliver_prefetched(attempt, admission, admission.voucher)
         return await self._ask_masa(attempt, pvr, before)
 
-    async def _admission(self, attempt: Attempt, before: Device | None) -> Admission | None:
-        record = attempt.pledge.manufacturer
-        admission = await self.policies.store.admission(record.name, attempt.pledge.serial_number)
+    async def _admit(self, attempt: Attempt, admission: Admission | None, before: Device | None) -> None:
         try:
-            admit(record, admission)
+            admit(attempt.pledge.manufacturer, admission)
         except NotYet as error:
             if before is None or before.state is not State.HELD:  # written once, not each time it asks again
-                asked = Asked(attempt.format.media_type, attempt.digest, None, "", None)
                 note = Note("voucher-held", error.reason, error.detail)
-                await self.store.ask(attempt.pledge, asked, Event.HOLD, note, attempt.address, attempt.now)
+                await self.store.request(attempt.pledge, attempt.asked(), attempt.change((Event.HOLD,), note))
             raise
-        return admission
 
     async def _deliver_prefetched(self, attempt: Attempt, admission: Admission, raw: bytes) -> bytes:
         """A voucher that was fetched before the device came (RFC 8995, 7.3)."""
@@ -177,55 +182,55 @@ class RegistrarService:
         voucher = artifact.parse_voucher(raw, attempt.format).claimed
         vouchering.check_prefetched(voucher, attempt.pledge)
         base = vouchering.masa_address(attempt.pledge.certificate, attempt.pledge.manufacturer)
-        asked = Asked(attempt.format.media_type, attempt.digest, None, base, None)
-        note = Note("voucher-requested", "prefetched")
-        device = await self.store.ask(attempt.pledge, asked, Event.REQUEST, note, attempt.address, attempt.now)
-        await self._record(device, raw, str(voucher.assertion or ""), attempt)
+        change = attempt.change((Event.REQUEST, Event.VOUCHER), Note("voucher-issued", "prefetched"))
+        await self.store.request(attempt.pledge, attempt.asked(base), change, raw, str(voucher.assertion or ""))
         return vouchering.relay(raw, attempt.format)
 
     async def _ask_masa(self, attempt: Attempt, pvr: Verified[VoucherRequest], before: Device | None) -> bytes:
-        record = attempt.pledge.manufacturer
-        base = vouchering.masa_address(attempt.pledge.certificate, record)
-        rvr = vouchering.compose(attempt.pledge, pvr, attempt.now)
-        # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
-        signed = before.rvr if before is not None else None
-        if signed is None:
-            hint = attempt.policy.domain.pin_hint
-            shown = vouchering.certificates_shown(self._credential, hint, self._tls_certificate)
-            signed = vouchering.sign(rvr, attempt.format, self._credential, record, shown)
-        asked = Asked(attempt.format.media_type, attempt.digest, rvr.nonce, base, signed)
-        note = Note("voucher-requested", "", base)
-        device = await self.store.ask(attempt.pledge, asked, Event.REQUEST, note, attempt.address, attempt.now)
-        try:
-            return await self._fetch(attempt, device, rvr, signed)
-        except PeerFailed as error:
-            if record.wait_for_masa and error.reason in _PASSING:
-                raise NotYet("masa-not-ready", str(error), MASA_RETRY_SECONDS) from error
-            await self._decline(device, error, attempt)
-            raise
-        except (Refused, Unknown, Misconfigured) as error:
-            await self._decline(device, error, attempt)
-            raise
-
-    async def _fetch(self, attempt: Attempt, device: Device, rvr: VoucherRequest, signed: bytes) -> bytes:
+        """Ask, and write down in one unit what was asked and what came of it, before the pledge hears of it."""
         maker = attempt.policy.trust.makers[attempt.pledge.manufacturer.name]
-        media_type = attempt.format.media_type
-        raw = await self._masa.request_voucher(maker, device.masa, signed, media_type, media_type)
-        voucher = vouchering.accept(
-            raw, attempt.format, rvr, maker.record, maker.vouchers, self._credential.chain, self.clock()
-        )
-        assertion = "" if voucher is None else str(voucher.assertion or "")
-        await self._record(device, raw, assertion, attempt)
+        base = vouchering.masa_address(attempt.pledge.certificate, maker.record)
+        rvr = vouchering.compose(attempt.pledge, pvr, attempt.now)
+        signed = self._signed(attempt, rvr, before)
+        asked = attempt.asked(base, rvr.nonce, signed)
+        requested = Note("voucher-requested", "", base)
+        try:
+            raw, assertion = await self._fetch(attempt, maker, base, rvr, signed)
+        except NotYet:
+            if before is None or before.state is not State.REQUESTED:
+                await self.store.request(attempt.pledge, asked, attempt.change((Event.REQUEST,), requested))
+            raise
+        except (PeerFailed, Refused, Unknown, Misconfigured) as error:
+            change = attempt.change((Event.REQUEST, Event.DECLINE), requested, reason=str(error))
+            await self.store.request(attempt.pledge, asked, change)
+            raise
+        issued = Note("voucher-issued", "", assertion or "not readable here")
+        change = attempt.change((Event.REQUEST, Event.VOUCHER), requested, issued)
+        await self.store.request(attempt.pledge, asked, change, raw, assertion)
         return vouchering.relay(raw, attempt.format)
 
-    async def _record(self, device: Device, raw: bytes, assertion: str, attempt: Attempt) -> None:
-        note = Note("voucher-issued", "", assertion or "not readable here")
-        change = Change(events=(Event.VOUCHER,), notes=(note,), now=self.clock(), address=attempt.address)
-        await self.store.voucher(device, raw, assertion, change)
+    def _signed(self, attempt: Attempt, rvr: VoucherRequest, before: Device | None) -> bytes:
+        if before is not None and before.rvr is not None:
+            # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
+            return before.rvr
+        hint = attempt.policy.domain.pin_hint
+        shown = vouchering.certificates_shown(self._credential, hint, self._tls_certificate)
+        return vouchering.sign(rvr, attempt.format, self._credential, attempt.pledge.manufacturer, shown)
 
-    async def _decline(self, device: Device, error: BrskiError, attempt: Attempt) -> None:
-        change = Change(events=(Event.DECLINE,), notes=(), now=self.clock(), reason=str(error), address=attempt.address)
-        await self.store.advance(device, change)
+    async def _fetch(
+        self, attempt: Attempt, maker: Maker, base: str, rvr: VoucherRequest, signed: bytes
+    ) -> tuple[bytes, str]:
+        """The MASA's voucher and the assertion in it."""
+        media_type = attempt.format.media_type
+        try:
+            raw = await self._masa.request_voucher(maker, base, signed, media_type, media_type)
+        except PeerFailed as error:
+            if maker.record.wait_for_masa and error.reason in _PASSING:
+                raise NotYet("masa-not-ready", str(error), MASA_RETRY_SECONDS) from error
+            raise
+        own, now = self._credential.chain, self.clock()
+        voucher = vouchering.accept(raw, attempt.format, rvr, maker.record, maker.vouchers, own, now)
+        return raw, "" if voucher is None else str(voucher.assertion or "")
 
     async def prefetch(
         self,

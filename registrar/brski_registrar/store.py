@@ -6,23 +6,32 @@ The laws of this file:
 2. A device changes state only through `lifecycle.step`, inside the unit that records it, so that of two requests at
    once each sees what the other did.
 3. The journal is append-only; the database itself refuses anything else.
-4. Statements are built once (see `brski_common.database`).
+4. A record of a device or a certificate that was written here is believed for RECENT_SECONDS without asking the
+   database; what is written next is still checked against the row itself. A decision about a voucher request reads.
+5. Statements are built once (see `brski_common.database`).
 """
 
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
 from sqlalchemy import Connection, Select, bindparam, desc, insert, select, update
+from sqlalchemy.exc import IntegrityError
 
 from brski_common.certificates import fingerprint, to_der
 from brski_common.database import Database
-from brski_common.errors import Unknown
+from brski_common.errors import NotYet, Refused, Unknown
 from brski_common.telemetry import printable
 from brski_registrar import lifecycle
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
+from brski_registrar.policy import Admission
+from brski_registrar.policy_store import read_admission
+from brski_registrar.recent import Recent
 from brski_registrar.schema import (
     Asked,
     Device,
@@ -70,10 +79,17 @@ _ASKED_COLUMNS: Final = (
     *_ADVANCED_COLUMNS,
 )
 _NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *_ASKED_COLUMNS)
-_STATE: Final = select(devices.c.state, devices.c.csr_sha256).where(devices.c.id == bindparam("id"))
-_ASK, _ADVANCE = (
-    update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in names})
-    for names in (_ASKED_COLUMNS, _ADVANCED_COLUMNS)
+_ASK: Final = (
+    update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in _ASKED_COLUMNS})
+)
+_ADVANCE: Final = (
+    update(devices)
+    .where(
+        devices.c.id == bindparam("b_id"),
+        devices.c.state == bindparam("b_state"),
+        devices.c.csr_sha256 == bindparam("b_csr_sha256"),
+    )
+    .values({name: bindparam(name) for name in _ADVANCED_COLUMNS})
 )
 _NEW_VOUCHER: Final = insert(vouchers)
 _VOUCHER_FOR: Final = (
@@ -104,6 +120,7 @@ _REVOKE: Final = (
     .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
     .values(revoked_at=bindparam("revoked_at"))
 )
+_ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
 _NEW_ENTRY: Final = insert(journal)
 _JOURNAL: Final = (
     select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
@@ -114,6 +131,8 @@ _JOURNAL_OF: Final = (
     .order_by(journal.c.id)
     .limit(bindparam("count"))
 )
+
+Key = tuple[str, str, str]  # manufacturer, serial number, issuer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +150,21 @@ class Change:
 class Store:
     """The registrar's verbs on its database."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.database = database
+        self._devices: Recent[Key, Device] = Recent(monotonic)
+        self._issued: Recent[str, tuple[Issued, Key]] = Recent(monotonic)
+
+    def _remember(self, device: Device) -> Device:
+        self._devices.put(_key(device), device)
+        return device
 
     # Devices
 
     async def device(self, pledge: Pledge) -> Device | None:
-        """The device that a pledge is, if it was ever admitted or held."""
-        return await self.database.read(lambda connection: _device(connection, pledge))
+        """The device that a pledge is, if it was ever admitted or held (law 4)."""
+        recent = self._devices.get((pledge.manufacturer.name, pledge.serial_number, pledge.issuer.hex()))
+        return recent or await self.database.read(lambda connection: _device(connection, pledge))
 
     async def device_by_id(self, device_id: int) -> Device:
         """One device; raises Unknown."""
@@ -156,13 +182,27 @@ class Store:
         """Devices that got their voucher before that time and have not said what they think of it."""
         return await self._all(Device, _SILENT, before=before)
 
-    async def ask(self, pledge: Pledge, asked: Asked, event: Event, note: Note, address: str, now: datetime) -> Device:
-        """Record a pledge's request (`Event.REQUEST` or `Event.HOLD`); raises Refused for a blocked device."""
+    async def look_up(self, pledge: Pledge) -> tuple[Device | None, Admission | None]:
+        """The device that a pledge is, and its entry on the allow-list, both as they are now."""
+        record = pledge.manufacturer
+
+        def unit(connection: Connection) -> tuple[Device | None, Admission | None]:
+            return _device(connection, pledge), read_admission(connection, record.name, pledge.serial_number)
+
+        return await self.database.read(unit)
+
+    async def request(
+        self, pledge: Pledge, asked: Asked, change: Change, voucher: bytes | None = None, assertion: str = ""
+    ) -> Device:
+        """Record what a pledge asked for and what came of it; raises Refused for a blocked device.
+
+        A voucher is handed on only after this returned.
+        """
 
         def unit(connection: Connection) -> Device:
             before = _device(connection, pledge)
-            state = lifecycle.step(before.state if before else State.NEW, event)
-            device = _device_asking(pledge, asked, state, note.reason, address, now, before)
+            state = _followed(before.state if before else State.NEW, change.events)
+            device = _device_asking(pledge, asked, state, change, before)
             if before is None:
                 values = {name: getattr(device, name) for name in _NEW_COLUMNS}
                 (device_id,) = connection.execute(_NEW_DEVICE, values).inserted_primary_key or (0,)
@@ -170,35 +210,22 @@ class Store:
             else:
                 values = {name: getattr(device, name) for name in _ASKED_COLUMNS}
                 connection.execute(_ASK, values | {"b_id": device.id})
-            connection.execute(_NEW_ENTRY, _entry(device, note, address, now))
+            if voucher is not None:
+                connection.execute(_NEW_VOUCHER, _voucher_values(device, voucher, assertion, change.now))
+            _write_notes(connection, device, change)
             return device
 
-        return await self.database.write(unit)
+        try:
+            device = await self.database.write(unit)
+        except IntegrityError:
+            device = await self.database.write(unit)  # another process was first: now it is no new device any more
+        return self._remember(device)
 
     async def advance(self, device: Device, change: Change) -> Device:
         """Let events happen to a device; raises Refused where one is out of order, and then nothing happened."""
-        return await self.database.write(lambda connection: _advance(connection, device, change))
+        return self._remember(await self.database.write(lambda connection: _advance(connection, device, change)))
 
     # Vouchers and certificates
-
-    async def voucher(self, device: Device, raw: bytes, assertion: str, change: Change) -> Device:
-        """Record the voucher that is handed on."""
-
-        def unit(connection: Connection) -> Device:
-            after = _advance(connection, device, change)
-            values = {
-                "device_id": device.id,
-                "pvr_sha256": device.pvr_sha256,
-                "media_type": device.media_type,
-                "raw": raw,
-                "nonce": device.nonce,
-                "assertion": assertion,
-                "received_at": change.now,
-            }
-            connection.execute(_NEW_VOUCHER, values)
-            return after
-
-        return await self.database.write(unit)
 
     async def voucher_for(self, device_id: int, pvr_sha256: str) -> StoredVoucher | None:
         """The voucher that answered this very request, if there was one."""
@@ -210,29 +237,37 @@ class Store:
 
     async def certificate(self, device: Device, certificate: x509.Certificate, change: Change) -> Device:
         """Record a certificate before it is handed out; raises Refused where the device may have none (any more)."""
-        values = {
-            "fingerprint": fingerprint(certificate).hex(),
-            "device_id": device.id,
-            "serial": f"{certificate.serial_number:x}",
-            "der": to_der(certificate),
-            "csr_sha256": change.csr_sha256 or "",
-            "issued_at": change.now,
-            "not_after": certificate.not_valid_after_utc,
-        }
+        issued = Issued(
+            fingerprint=fingerprint(certificate).hex(),
+            device_id=device.id,
+            serial=f"{certificate.serial_number:x}",
+            der=to_der(certificate),
+            csr_sha256=change.csr_sha256 or "",
+            issued_at=change.now,
+            not_after=certificate.not_valid_after_utc,
+            revoked_at=None,
+        )
+        values = {name: getattr(issued, name) for name in _ISSUED_COLUMNS}
 
         def unit(connection: Connection) -> Device:
             after = _advance(connection, device, change)
             connection.execute(_NEW_CERTIFICATE, values)
             return after
 
-        return await self.database.write(unit)
+        after = self._remember(await self.database.write(unit))
+        self._issued.put(issued.fingerprint, (issued, _key(after)))
+        return after
 
     async def issued(self, certificate: x509.Certificate) -> tuple[Issued, Device] | None:
         """The record of a certificate that was issued here, and whose it is; None for any other."""
-        values = {"fingerprint": fingerprint(certificate).hex()}
+        name = fingerprint(certificate).hex()
+        recent = self._issued.get(name)
+        device = self._devices.get(recent[1]) if recent else None
+        if recent is not None and device is not None:
+            return recent[0], device
 
         def unit(connection: Connection) -> tuple[Issued, Device] | None:
-            row = connection.execute(_ISSUED, values).first()
+            row = connection.execute(_ISSUED, {"fingerprint": name}).first()
             return None if row is None else (as_record(Issued, row), _device_by_id(connection, row.device_id))
 
         return await self.database.read(unit)
@@ -247,6 +282,7 @@ class Store:
 
     async def revoke(self, certificate_fingerprint: str, now: datetime) -> bool:
         """Take a certificate (hex fingerprint) out of use; False if there was none to take."""
+        self._issued.forget(certificate_fingerprint)
         values = {"b_fingerprint": certificate_fingerprint, "revoked_at": now}
         return await self.database.write(lambda connection: connection.execute(_REVOKE, values).rowcount > 0)
 
@@ -254,13 +290,9 @@ class Store:
 
     async def note(self, pledge: Pledge, device: Device | None, note: Note, address: str, now: datetime) -> None:
         """Write about a pledge whose state does not change."""
-        about = device or _device_asking(pledge, _NOTHING, State.NEW, "", address, now, None)
-        entry = _entry(about, note, address, now)
-
-        def unit(connection: Connection) -> None:
-            connection.execute(_NEW_ENTRY, entry)
-
-        await self.database.write(unit)
+        change = Change(events=(), notes=(note,), now=now, address=address)
+        about = device or _device_asking(pledge, _NOTHING, State.NEW, change, None)
+        await self.database.write(lambda connection: _write_notes(connection, about, change))
 
     async def journal(
         self, device_id: int | None = None, *, after: int = 0, count: int = MAX_LISTED
@@ -300,59 +332,92 @@ def _device_by_id(connection: Connection, device_id: int) -> Device:
     return as_record(Device, row)
 
 
-def _device_asking(
-    pledge: Pledge, asked: Asked, state: State, reason: str, address: str, now: datetime, before: Device | None
-) -> Device:
+def _device_asking(pledge: Pledge, asked: Asked, state: State, change: Change, before: Device | None) -> Device:
     return Device(
         id=before.id if before else 0,
         manufacturer=pledge.manufacturer.name,
         serial_number=pledge.serial_number,
         issuer=pledge.issuer.hex(),
         state=state,
-        reason=reason,
+        reason=printable(change.reason),
         fingerprint=pledge.fingerprint,
         certificate=to_der(pledge.certificate),
-        address=address,
+        address=change.address,
         media_type=asked.media_type,
         pvr_sha256=asked.pvr_sha256,
         nonce=asked.nonce,
         masa=asked.masa,
         rvr=asked.rvr,
         csr_sha256="",
-        created_at=before.created_at if before else now,
-        changed_at=now,
+        created_at=before.created_at if before else change.now,
+        changed_at=change.now,
     )
+
+
+def _key(device: Device) -> Key:
+    return device.manufacturer, device.serial_number, device.issuer
+
+
+def _followed(state: State, events: Iterable[Event]) -> State:
+    for event in events:
+        state = lifecycle.step(state, event)
+    return state
 
 
 def _advance(connection: Connection, device: Device, change: Change) -> Device:
-    """`device` may be old: what counts of it is read again, for whoever was here in between."""
-    row = connection.execute(_STATE, {"id": device.id}).first()
-    if row is None:
-        raise Unknown("device-unknown", f"no device {device.id}")
-    state = State(row.state)
-    for event in change.events:
-        state = lifecycle.step(state, event)
-    device = replace(
+    """`device` may be old. If its row is not as expected, somebody was here in between: look, and decide again."""
+    with suppress(Refused):
+        if (after := _changed(connection, device, change)) is not None:
+            return after
+    fresh = _device_by_id(connection, device.id)
+    after = _changed(connection, fresh, change)
+    if after is None:
+        raise NotYet("device-busy", f"device {device.id} changes all the time", 1.0)
+    return after
+
+
+def _changed(connection: Connection, device: Device, change: Change) -> Device | None:
+    """The device after `change`, None if it is not in the state that `device` says."""
+    after = replace(
         device,
-        state=state,
+        state=_followed(device.state, change.events),
         reason=printable(change.reason),
-        csr_sha256=row.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
+        csr_sha256=device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
         changed_at=change.now,
     )
-    connection.execute(_ADVANCE, {name: getattr(device, name) for name in _ADVANCED_COLUMNS} | {"b_id": device.id})
-    if change.notes:
-        connection.execute(_NEW_ENTRY, [_entry(device, note, change.address, change.now) for note in change.notes])
-    return device
+    values = {name: getattr(after, name) for name in _ADVANCED_COLUMNS}
+    known = {"b_id": device.id, "b_state": device.state, "b_csr_sha256": device.csr_sha256}
+    if connection.execute(_ADVANCE, values | known).rowcount != 1:
+        return None
+    _write_notes(connection, after, change)
+    return after
 
 
-def _entry(device: Device, note: Note, address: str, now: datetime) -> dict[str, Any]:
+def _voucher_values(device: Device, raw: bytes, assertion: str, now: datetime) -> dict[str, Any]:
     return {
-        "at": now,
-        "device_id": device.id or None,
-        "manufacturer": device.manufacturer,
-        "serial_number": device.serial_number,
-        "event": note.event,
-        "reason": note.reason,
-        "detail": printable(note.detail, MAX_DETAIL),
-        "address": address,
+        "device_id": device.id,
+        "pvr_sha256": device.pvr_sha256,
+        "media_type": device.media_type,
+        "raw": raw,
+        "nonce": device.nonce,
+        "assertion": assertion,
+        "received_at": now,
     }
+
+
+def _write_notes(connection: Connection, device: Device, change: Change) -> None:
+    entries = [
+        {
+            "at": change.now,
+            "device_id": device.id or None,
+            "manufacturer": device.manufacturer,
+            "serial_number": device.serial_number,
+            "event": note.event,
+            "reason": note.reason,
+            "detail": printable(note.detail, MAX_DETAIL),
+            "address": change.address,
+        }
+        for note in change.notes
+    ]
+    if entries:
+        connection.execute(_NEW_ENTRY, entries if len(entries) > 1 else entries[0])

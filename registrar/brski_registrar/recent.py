@@ -1,0 +1,35 @@
+"""What was seen or written a moment ago, so that it need not be read again at once."""
+
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+RECENT_SECONDS: Final = 1.0  # how long another process's change may go unnoticed
+MAX_RECENT: Final = 512
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+
+
+class Recent(Generic[K, V]):
+    """A bounded memory whose entries fade after RECENT_SECONDS. `monotonic` is a clock in seconds."""
+
+    def __init__(self, monotonic: Callable[[], float]) -> None:
+        self._monotonic = monotonic
+        self._entries: OrderedDict[K, tuple[V, float]] = OrderedDict()
+
+    def put(self, key: K, value: V) -> None:
+        """Remember a value in place of an older one."""
+        self._entries.pop(key, None)
+        self._entries[key] = value, self._monotonic() + RECENT_SECONDS
+        if len(self._entries) > MAX_RECENT:
+            self._entries.popitem(last=False)
+
+    def get(self, key: K) -> V | None:
+        """The value, None if there is none or it has faded."""
+        entry = self._entries.get(key)
+        return entry[0] if entry is not None and entry[1] > self._monotonic() else None
+
+    def forget(self, key: K) -> None:
+        """Drop a value."""
+        self._entries.pop(key, None)
