@@ -6,6 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.plant import Plant
+from tests.support.softhsm import softhsm
+
+__all__ = ["plant", "softhsm"]
 
 
 @pytest.fixture
