@@ -26,6 +26,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _serve(given: Sequence[str]) -> int:
+    # structlog takes rich for tracebacks wherever it finds it, which is 3 MB for nothing in a service.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None: "there is no such module"
     from brski_masa import serving  # noqa: PLC0415 -- see the docstring
 
     parser = argparse.ArgumentParser(prog="brski-masa serve")

@@ -10,7 +10,6 @@ The laws of this file:
 """
 
 import base64
-import binascii
 import hashlib
 import hmac
 import re
@@ -82,7 +81,7 @@ class HttpAuthentication:
     async def _basic(self, token: str) -> str:
         try:
             text = base64.b64decode(token, validate=True).decode("utf-8")
-        except (binascii.Error, UnicodeDecodeError) as error:
+        except ValueError as error:
             raise Malformed("http-credentials-malformed", "Basic") from error
         user, _, password = text.partition(":")
         check_user_name(user)
@@ -98,7 +97,7 @@ class HttpAuthentication:
         stored = await self._lookup(user) or _NOBODY
         inner = _sha256(f"{method}:{uri}")
         made = _sha256(f"{stored}:{given['nonce']}:{given['nc']}:{given['cnonce']}:auth:{inner}")
-        if not hmac.compare_digest(made, given.get("response", "").lower()):
+        if not hmac.compare_digest(made.encode(), given.get("response", "").lower().encode("utf-8", "surrogatepass")):
             raise Refused("http-credentials-wrong", user)
         self._use_once(made)
         return user
