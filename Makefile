@@ -6,7 +6,7 @@ ROOMS := common pledge registrar masa interop
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 EDITABLE := $(foreach room,$(ROOMS),--editable ./$(room))
 
-.PHONY: demo test sync fix bench docs lint types contracts unit clean
+.PHONY: demo test sync fix bench fuzz docs lint types contracts unit clean
 
 demo: $(VENV)/.runtime
 	$(BIN)/brski demo
@@ -27,6 +27,12 @@ contracts: $(VENV)/.dev
 
 unit: $(VENV)/.dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# A million bad inputs for each parser (docs/fuzzing.md); fewer: make fuzz FUZZ_INPUTS=10000 FUZZ_TARGETS="cms jws"
+FUZZ_INPUTS ?= 1000000
+FUZZ_TARGETS ?=
+fuzz: $(VENV)/.dev
+	$(BIN)/python -m tests.fuzz --inputs $(FUZZ_INPUTS) $(FUZZ_TARGETS)
 
 fix: $(VENV)/.dev
 	$(BIN)/ruff format .
