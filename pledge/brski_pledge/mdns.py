@@ -8,7 +8,9 @@ before an onboarding begins.
 
 import asyncio
 import secrets
+import socket
 from collections.abc import Callable
+from contextlib import suppress
 
 from zeroconf import (  # type: ignore[attr-defined] # some public names are missing in zeroconf's __all__
     DNSOutgoing,
@@ -32,16 +34,20 @@ MAX_ADDRESSES = 4  # taken from one service
 
 
 class Browser(RecordUpdateListener):
-    """Listens on `interfaces` (addresses; none: all of them) and calls `found` for each address of each proxy."""
+    """Listens on `interfaces` (names or addresses; none: all), calls `found` for each address of each proxy."""
 
     def __init__(self, found: Callable[[Offer], None], interfaces: tuple[str, ...] = ()) -> None:
         super().__init__()
         self._found = found
-        self._zeroconf = AsyncZeroconf(interfaces=list(interfaces) or InterfaceChoice.All)
+        self._zeroconf = AsyncZeroconf(interfaces=[_interface(each) for each in interfaces] or InterfaceChoice.All)
         self._zeroconf.zeroconf.async_add_listener(self, None)
         self._resolving: dict[str, asyncio.Task[None]] = {}
         self._queries: set[asyncio.Task[None]] = set()
         self._has_asked = False
+
+    async def ready(self) -> None:
+        """Wait until it listens."""
+        await self._zeroconf.zeroconf.async_wait_for_start()
 
     def query(self) -> None:
         """Send one query for proxies."""
@@ -67,7 +73,7 @@ class Browser(RecordUpdateListener):
 
     async def _query(self, *, first: bool) -> None:
         zeroconf = self._zeroconf.zeroconf
-        await zeroconf.async_wait_for_start()
+        await self.ready()
         if first:
             await asyncio.sleep((20 + secrets.randbelow(101)) / 1000)
         now = milliseconds()
@@ -90,4 +96,20 @@ class Browser(RecordUpdateListener):
             # Link-local IPv6 first: that is where a join proxy listens (RFC 8995, 4.1).
             addresses = sorted(service.parsed_scoped_addresses(), key=lambda text: not text.startswith("fe80"))
             for address in addresses[:MAX_ADDRESSES]:
-                self._found(Offer(address, service.port, Source.MDNS))
+                self._found(Offer(_with_named_zone(address), service.port, Source.MDNS))
+
+
+def _interface(text: str) -> str | int:
+    """zeroconf takes addresses, or for IPv6 the number of an interface; people know its name."""
+    with suppress(OSError):
+        return socket.if_nametoindex(text)
+    return text
+
+
+def _with_named_zone(address: str) -> str:
+    """zeroconf numbers the link of an address; by its name it is the same offer as one heard of by GRASP."""
+    host, percent, zone = address.partition("%")
+    if zone.isdecimal():
+        with suppress(OSError):
+            zone = socket.if_indextoname(int(zone))
+    return host + percent + zone

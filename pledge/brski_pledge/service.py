@@ -221,6 +221,13 @@ class _Adapters:
             case actions.Discover():
                 self._discover()
 
+    async def listen(self) -> None:
+        """Hear of join proxies by GRASP."""
+        from brski_pledge.dull import listen  # noqa: PLC0415 -- off by default
+
+        transport = await listen(self._found, self._settings.grasp_links)
+        self._stack.callback(transport.close)
+
     def _discover(self) -> None:
         if self._settings.mdns:
             self._query = self._query or self._browse()
@@ -240,7 +247,10 @@ class _Adapters:
 @asynccontextmanager
 async def _adapters(around: Surroundings, report: Callable[[Input], None]) -> AsyncIterator[_Adapters]:
     async with AsyncExitStack() as stack:
-        yield _Adapters(around.settings, report, stack)
+        adapters = _Adapters(around.settings, report, stack)
+        if around.settings.grasp and around.renewing is None:
+            await adapters.listen()
+        yield adapters
 
 
 async def _inputs_until(inputs: "asyncio.Queue[Input]", until: float | None) -> list[Input]:

@@ -21,8 +21,9 @@ class PledgeSettings:
 
     # discovery (RFC 8995, 4.1)
     mdns: bool = True
-    mdns_interfaces: tuple[str, ...] = ()  # addresses; empty: every interface
-    grasp: bool = False
+    mdns_interfaces: tuple[str, ...] = ()  # names or addresses; empty: every interface
+    grasp: bool = False  # listen for AN_Proxy floods
+    grasp_links: tuple[str, ...] = ()  # names of interfaces; empty: every one
     registrars: tuple[str, ...] = ()  # "host:port" of join proxies or registrars that are known beforehand
     cloud_registrar: str | None = None  # "host[:port]", reached by verified TLS (RFC 8995, 2.7)
     configured_after: float = 2.0  # head start of what is discovered over what is configured

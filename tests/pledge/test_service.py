@@ -16,11 +16,12 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import brski_pledge
-from brski_common.certificates import load_pem, to_pem
+from brski_common.certificates import load_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
 from brski_pledge.state import KEY, Folder
+from tests.support.link_host import write_device
 from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, folder_of, serve
 from tests.support.world import NOW, Domain, Manufacturer, key_for
 
@@ -302,17 +303,7 @@ def test_an_outcome_shows_no_key() -> None:
 
 @pytest.fixture
 def device_files(tmp_path: Path) -> Path:
-    """A device's own things, and a settings file that names them."""
-    idevid = MAKER.idevid("SN-1")
-    (tmp_path / "idevid.pem").write_bytes(to_pem(*idevid.chain))
-    pem = idevid.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    (tmp_path / "idevid.key").write_bytes(pem)
-    (tmp_path / "idevid.key").chmod(0o600)
-    (tmp_path / "anchors.pem").write_bytes(to_pem(*MAKER.voucher_anchors.certificates))
-    (tmp_path / "pledge.toml").write_text(
-        'state = "state"\ncertificate = "idevid.pem"\nkey = "idevid.key"\n'
-        'voucher_anchors = "anchors.pem"\nmdns = false\n'
-    )
+    write_device(tmp_path, MAKER)
     return tmp_path
 
 

@@ -345,7 +345,9 @@ class Stage:
                 self.phases.append(phase)
 
 
-async def serve(registrar: FakeRegistrar, credential: Credential | None = None) -> http.Server:
+async def serve(
+    registrar: FakeRegistrar, credential: Credential | None = None, *, host: str = "127.0.0.1"
+) -> http.Server:
     """The same registrar on a real socket of the loopback; close it with `await server.close()`."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -364,7 +366,7 @@ async def serve(registrar: FakeRegistrar, credential: Credential | None = None) 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
     context = tls.server_context(credential or registrar.credential or registrar.domain.registrar)
-    return await http.serve(app, "127.0.0.1", 0, context)
+    return await http.serve(app, host, 0, context)
 
 
 def folder_of(path: Path) -> dict[str, bytes]:
