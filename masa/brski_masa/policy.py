@@ -19,8 +19,9 @@ The device's policy says who may have it:
                  released (trust on first use on the side of the MASA; RFC 8995, 7.4.2).
     audit-only   any domain that shows proximity; the audit log is what warns the owner (RFC 8995, 5.5.4 and 11.4).
 
-Under the last two a stranger speaks for himself, so his domainID must be derived from his key: a domain that chose
-its SubjectKeyIdentifier could hide in the log behind another one's (RFC 8995, 11.2).
+Whoever it is, the domainID that goes into the log must be derived from the pinned key, unless that very certificate
+is on record: a domain that chose its SubjectKeyIdentifier, be it that of today's owner who means to keep a voucher
+for later, could hide in the log behind another one's (RFC 8995, 11.2).
 """
 
 import hashlib
@@ -36,6 +37,7 @@ from brski_common.artifact import Format
 from brski_common.certificates import (
     ID_KP_CMC_RA,
     Peer,
+    domain_id,
     extended_key_usages,
     idevid_issuer_forms,
     is_ca,
@@ -291,7 +293,7 @@ def decide(
     terms: Terms,
     now: datetime,
     *,
-    customers: Iterable[Identity] = (),
+    customers: Sequence[Identity] = (),
 ) -> Decision:
     """Grant a voucher or raise Refused, Unknown, Untrusted; the plan stands at the head of the file."""
     check_device(device, examined)  # 5.6
@@ -307,8 +309,8 @@ def decide(
     renewal = device.last_pinned_key is not None and device.last_pinned_key in examined.path_keys  # 5.5.1
     exclusive = _check_policy(device, effective_policy(device, terms), is_owner, renewal and terms.renewals)  # P
     pin = choose_pin(examined, owner if is_owner else None, terms)  # 5.5.2
-    if not is_customer and not domain_id_is_derived(pin):
-        raise Refused("domain-id-not-derived", "the SubjectKeyIdentifier of a stranger is not a hash of its key")
+    if not domain_id_is_derived(pin) and not _is_on_record(pin, [*customers, *(owner.identities if owner else ())]):
+        raise Refused("domain-id-not-derived", "the pinned SubjectKeyIdentifier is no hash of its key, nor on record")
     return Decision(
         assertion=choose_assertion(examined, is_owner),  # 5.5.5
         pin=pin,
@@ -402,6 +404,13 @@ def choose_expiry(
         return None
     ends = [now + wanted, examined.path[0].not_valid_after_utc, pin.not_valid_after_utc]
     return min(ends if revocation_known_until is None else [*ends, revocation_known_until])
+
+
+def _is_on_record(pin: x509.Certificate, identities: Iterable[Identity]) -> bool:
+    """Whether the maker knows this key under this domainID; those on record never share one (`registry`)."""
+    value = spki_sha256(pin).hex()
+    known = [each.certificate for each in identities if each.value == value and each.certificate is not None]
+    return any(domain_id(load_certificate(each)) == domain_id(pin) for each in known)
 
 
 def domain_id_is_derived(certificate: x509.Certificate) -> bool:
