@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from tests.support.plant import Plant
-from tests.support.softhsm import softhsm
+from tests.support.postgres import database_url, postgresql_server
 
-__all__ = ["plant", "softhsm"]
+__all__ = ["database_url", "plant", "postgresql_server"]
 
 
 @pytest.fixture

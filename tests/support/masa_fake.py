@@ -16,7 +16,7 @@ from brski_common.artifact import Format
 from brski_common.auditlog import AuditEvent, AuditLog, Truncation
 from brski_common.certificates import Credential, Peer, domain_id, is_ca, to_der
 from brski_common.errors import BrskiError, Unknown
-from brski_common.http import peer
+from brski_common.http import error_middleware, peer, plain
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_registrar.identity import Maker
 from tests.support.world import NOW
@@ -123,7 +123,7 @@ class MasaServer:
 
     def application(self) -> web.Application:
         """The MASA's routes."""
-        app = web.Application()
+        app = web.Application(middlewares=[error_middleware(lambda _, error: plain(404, error.reason))])
         app.router.add_post("/.well-known/brski/requestvoucher", self._voucher)
         app.router.add_post("/.well-known/brski/requestauditlog", self._log)
         app.router.add_get("/log/{slug}", self._prepared)

@@ -1,0 +1,256 @@
+"""The registrar's memory, on SQLite and PostgreSQL alike."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from brski_common.certificates import Peer
+from brski_common.database import Database
+from brski_common.errors import Misconfigured, Refused, Unknown
+from brski_registrar.identity import Maker, Pledge, Trust
+from brski_registrar.lifecycle import Event, State
+from brski_registrar.policy import Admission, Approval, DomainPolicy, Treatment
+from brski_registrar.policy_store import PolicyStore, PolicyView
+from brski_registrar.schema import Asked, Note
+from brski_registrar.store import MIGRATIONS, Change, Store
+from tests.support.plant import record_of
+from tests.support.world import NOW, Domain, Manufacturer, fresh
+
+MAKER = Manufacturer()
+TRUST = Trust([Maker.of(record_of(MAKER))])
+ASKED = Asked("application/voucher-cms+json", "a" * 64, "nonce", "https://masa.example", b"rvr")
+
+
+@pytest.fixture
+async def database(database_url: str) -> AsyncIterator[Database]:
+    async with Database.open(database_url, migrations=MIGRATIONS) as opened:
+        yield opened
+
+
+def pledge_of(serial: str) -> Pledge:
+    credential = MAKER.idevid(serial)
+    return TRUST.pledge(Peer(credential.certificate, credential.chain), NOW)
+
+
+def change(*events: Event, **more: object) -> Change:
+    notes = tuple(Note(event) for event in events)
+    return replace(Change(events=events, notes=notes, now=NOW), **more)  # type: ignore[arg-type] # names of members
+
+
+VOUCHERED = change(Event.REQUEST, Event.VOUCHER)
+
+
+async def test_what_was_asked_and_what_came_of_it_is_one_record(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    device = await store.request(pledge, ASKED, VOUCHERED, b"voucher", "proximity")
+    elsewhere = Store(database)
+    assert await elsewhere.device(pledge) == device == await elsewhere.device_by_id(device.id)
+    assert (device.state, device.rvr, device.nonce, device.created_at) == (State.VOUCHERED, b"rvr", "nonce", NOW)
+    stored = await elsewhere.voucher_for(device.id, ASKED.pvr_sha256)
+    assert stored is not None
+    assert (stored.raw, stored.assertion, stored.received_at) == (b"voucher", "proximity", NOW)
+    assert [entry.event for entry in await elsewhere.journal(device.id)] == ["request", "voucher"]
+    assert await elsewhere.find(pledge.serial_number) == (device,)
+    assert await elsewhere.devices() == (device,)
+    with pytest.raises(Unknown):
+        await elsewhere.device_by_id(device.id + 1)
+
+
+async def test_a_second_request_replaces_the_first_and_keeps_its_history(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    first = await store.request(pledge, ASKED, VOUCHERED, b"one", "")
+    later = change(Event.REQUEST, now=NOW + timedelta(days=1))
+    second = await store.request(pledge, replace(ASKED, pvr_sha256="b" * 64, nonce=None), later)
+    assert (second.id, second.created_at, second.changed_at) == (first.id, NOW, NOW + timedelta(days=1))
+    assert (second.state, second.nonce) == (State.REQUESTED, None)
+    assert len(await store.vouchers(first.id)) == 1
+
+
+async def test_events_out_of_order_leave_no_trace(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    device = await store.request(pledge, ASKED, change(Event.REQUEST))
+    with pytest.raises(Refused, match="event-out-of-order"):
+        await store.advance(device, change(Event.ENROLL))
+    assert await Store(database).device(pledge) == device
+    assert len(await store.journal()) == 1
+
+
+async def test_of_two_at_once_the_second_sees_what_the_first_did(database: Database) -> None:
+    mine, others, pledge = Store(database), Store(database), pledge_of(fresh())
+    device = await mine.request(pledge, ASKED, VOUCHERED)
+    failed = await others.advance(device, change(Event.FAIL))
+    assert failed.state is State.FAILED
+    with pytest.raises(Refused, match="event-out-of-order"):
+        await mine.advance(device, change(Event.IMPRINT))
+    assert (await mine.advance(device, change(Event.REQUEST))).state is State.REQUESTED
+    outcomes = await asyncio.gather(
+        mine.advance(device, change(Event.BLOCK)), others.advance(device, change(Event.DECLINE)), return_exceptions=True
+    )
+    assert State.BLOCKED in [getattr(outcome, "state", None) for outcome in outcomes]
+    assert (await mine.device_by_id(device.id)).state is State.BLOCKED
+
+
+async def test_the_same_new_device_at_two_registrars_at_once_is_one_device(database: Database) -> None:
+    pledge = pledge_of(fresh())
+    stores = [Store(database) for _ in range(4)]
+    devices = await asyncio.gather(*(store.request(pledge, ASKED, VOUCHERED) for store in stores))
+    assert len({device.id for device in devices}) == 1
+
+
+@pytest.mark.req("AL-17")
+@pytest.mark.parametrize("statement", ["DELETE FROM journal", "UPDATE journal SET reason = 'nothing happened'"])
+async def test_the_journal_cannot_be_changed(database: Database, statement: str) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    await store.request(pledge, ASKED, VOUCHERED)
+    with pytest.raises(DBAPIError, match="append-only"):
+        await database.write(lambda connection: connection.execute(text(statement)))
+    assert len(await store.journal()) == 2
+
+
+async def test_the_journal_is_read_on_from_where_one_was(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    await store.note(pledge, None, Note("refused", "device-not-allowed", "x\x1b[2J" * 3000), "192.0.2.1", NOW)
+    device = await store.request(pledge, ASKED, VOUCHERED)
+    first, *rest = await store.journal()
+    assert (first.device_id, first.reason, first.address) == (None, "device-not-allowed", "192.0.2.1")
+    assert "\x1b" not in first.detail
+    assert len(first.detail) <= 4000
+    assert await store.journal(after=first.id) == tuple(rest)
+    assert await store.journal(device.id, count=1) == tuple(rest[:1])
+
+
+async def test_certificates_are_found_by_what_they_are(database: Database) -> None:
+    store, domain, serial = Store(database), Domain(), fresh()
+    device = await store.request(pledge_of(serial), ASKED, VOUCHERED)
+    device = await store.advance(device, change(Event.LOG_ACCEPT))
+    certificate = domain.ldevid(serial).certificate
+    device = await store.certificate(device, certificate, change(Event.ENROLL, csr_sha256="c" * 64))
+    found = await store.issued(certificate)
+    assert found is not None
+    assert await Store(database).issued(certificate) == found
+    for each in (store, Store(database)):
+        assert (found[0].serial, found[1]) == (f"{certificate.serial_number:x}", device)
+        assert await each.issued_for(device.id, "c" * 64) == found[0]
+        assert await each.issued(domain.root.certificate) is None
+    assert await store.revoke(found[0].fingerprint, NOW)
+    assert not await store.revoke(found[0].fingerprint, NOW)
+    revoked = await store.issued(certificate)
+    assert revoked is not None
+    assert revoked[0].revoked_at == NOW
+
+
+async def test_what_another_process_did_is_known_within_a_second(database: Database) -> None:
+    now = [0.0]
+    store, pledge = Store(database, monotonic=lambda: now[0]), pledge_of(fresh())
+    device = await store.request(pledge, ASKED, VOUCHERED)
+    await Store(database).advance(device, change(Event.BLOCK))
+    now[0] += 1.1
+    found = await store.device(pledge)
+    assert found is not None
+    assert found.state is State.BLOCKED
+
+
+@pytest.mark.req("VS-09")
+async def test_silent_devices_are_found(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    device = await store.request(pledge, ASKED, VOUCHERED)
+    assert await store.silent_since(NOW) == ()
+    assert await store.silent_since(NOW + timedelta(seconds=1)) == (device,)
+    await store.advance(device, change(Event.IMPRINT))
+    assert await store.silent_since(NOW + timedelta(seconds=1)) == ()
+
+
+# Policy
+
+
+@pytest.mark.req("RA-07", "RA-08")
+async def test_nothing_is_allowed_from_the_start(database: Database) -> None:
+    policy = await PolicyStore(database).load()
+    assert policy.trust.makers == {}
+    assert policy.domain == DomainPolicy()
+
+
+@pytest.mark.req("RA-07", "ID-11")
+async def test_makers_and_devices_are_kept(database: Database) -> None:
+    policies = PolicyStore(database)
+    record = record_of(MAKER, masa_url="https://masa.example/x", tolerated_critical=("1.2.3.4",))
+    await policies.put_manufacturer(record, NOW)
+    await policies.put_manufacturer(replace(record, plain_cms=True), NOW)
+    policy = await policies.load()
+    assert policy.trust.makers[MAKER.name].record == replace(record, plain_cms=True)
+    entries = tuple(
+        Admission(manufacturer=MAKER.name, serial_number=serial, purchased_on=NOW, note="order 4711")
+        for serial in ("SN-1", "SN-2")
+    )
+    await policies.allow_all(entries, NOW)
+    await policies.allow(replace(entries[0], note="order 4712"), NOW)
+    assert [entry.note for entry in await policies.admissions(MAKER.name)] == ["order 4712", "order 4711"]
+    assert await policies.admission(MAKER.name, "SN-3") is None
+    assert await policies.disallow(MAKER.name, "SN-2")
+    assert not await policies.disallow(MAKER.name, "SN-2")
+    await policies.remove_manufacturer(MAKER.name)
+    assert (await policies.load()).trust.makers == {}
+    with pytest.raises(Unknown):
+        await policies.remove_manufacturer(MAKER.name)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": ""},
+        {"name": "x" * 300},
+        {"idevid_anchors": ""},
+        {"idevid_anchors": "not PEM"},
+        {"masa_tls_anchors": "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----"},
+        {"tolerated_critical": ("not an oid",)},
+    ],
+)
+async def test_a_record_that_cannot_be_used_is_not_kept(database: Database, changes: dict[str, object]) -> None:
+    policies = PolicyStore(database)
+    with pytest.raises(Misconfigured):
+        await policies.put_manufacturer(record_of(MAKER, **changes), NOW)
+    assert (await policies.load()).trust.makers == {}
+
+
+async def test_a_change_is_seen_without_a_restart(database: Database) -> None:
+    now = [0.0]
+    mine, others = PolicyStore(database), PolicyStore(database)
+    view = PolicyView(mine, monotonic=lambda: now[0])
+    before = await view.current()
+    await others.put_domain(DomainPolicy(approval=Approval.MANUAL), NOW)
+    assert await view.current() is before
+    now[0] += 1.1
+    after = await view.current()
+    assert after.domain.approval is Approval.MANUAL
+    now[0] += 1.1
+    assert await view.current() is after
+
+
+async def test_a_policy_broken_from_outside_leaves_the_last_good_one(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    policies = PolicyStore(database)
+    await policies.put_manufacturer(record_of(MAKER), NOW)
+    view = PolicyView(policies, refresh_seconds=0)
+    before = await view.current()
+
+    def spoil(connection: object) -> None:
+        connection.execute(text("UPDATE policies SET document = '{}'"))  # type: ignore[attr-defined] # a Connection
+        connection.execute(text("UPDATE policy_revision SET revision = revision + 1"))  # type: ignore[attr-defined] # as above
+
+    await database.write(spoil)
+    assert await view.current() is before
+    assert "policy-malformed" in caplog.text
+    with pytest.raises(Misconfigured):
+        await policies.load()
+
+
+def test_the_strict_choice_is_the_default_everywhere() -> None:
+    rules = record_of(MAKER).audit
+    assert rules.unexpected_domain is rules.foreign_nonceless is rules.log_unreachable is Treatment.REFUSE
+    assert not any(getattr(record_of(MAKER), name) for name in record_of(MAKER).__slots__ if name.startswith("unsafe_"))
