@@ -15,13 +15,16 @@ from brski_common.paths import Anchors
 from brski_pledge import events
 from brski_pledge.discovery import Offer, Source
 from brski_pledge.events import Event
+from brski_pledge.hardware import CallbackKey
 from brski_pledge.service import Outcome, Pledge
 from brski_pledge.settings import PledgeSettings
 from brski_pledge.state import Enrollment
+from brski_pledge.transport import Transport
 
 __all__ = [
     "Anchors",
     "BrskiError",
+    "CallbackKey",
     "Credential",
     "Enrollment",
     "Event",
@@ -32,5 +35,6 @@ __all__ = [
     "PledgeSettings",
     "Refused",
     "Source",
+    "Transport",
     "events",
 ]

@@ -18,10 +18,11 @@ from typing import Any, TextIO
 
 from brski_common import keys
 from brski_common.certificates import Credential, common_name, fingerprint, serial_number
-from brski_common.errors import BrskiError
+from brski_common.errors import BrskiError, Misconfigured
 from brski_common.paths import Anchors
 from brski_pledge import enrolling
 from brski_pledge.device import DeviceFile
+from brski_pledge.discovery import parse_offer
 from brski_pledge.events import Event
 from brski_pledge.service import Outcome, Pledge
 from brski_pledge.state import ANCHORS, KEY, LDEVID, VOUCHER, Enrollment, Folder
@@ -34,6 +35,7 @@ EXAMPLE = """example:
 ADVICE = {
     "no-registrar-found": "check the link, or name one with --registrar HOST:PORT",
     "state-damaged": "erase it with `brski-pledge reset`",
+    "fingerprint-mismatch": "if that is what the server's operator reads out to you, give it with --fingerprint",
     "not-enrolled": "run `brski-pledge onboard` first",
 }
 
@@ -119,24 +121,44 @@ def _add_onboard(parser: argparse.ArgumentParser) -> None:
         help="where to look; may be repeated; default: everywhere",
     )
     parser.add_argument("--grasp", action=argparse.BooleanOptionalAction, default=None, help="listen for GRASP floods")
+    parser.add_argument(
+        "--est-enroll",
+        metavar="HOST:PORT",
+        help="enroll at this EST server without a voucher; for somebody at the device who knows its --fingerprint",
+    )
+    parser.add_argument("--fingerprint", metavar="HEX", help="SHA-256 of that server's certificate")
     parser.add_argument("--keep-trying", action="store_true", help="never give up, as a device should")
 
 
 def _add_renew(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
+    parser.add_argument("--if-due", action="store_true", help="do nothing before two thirds of its life are over")
     parser.add_argument("--same-key", action="store_true", help="keep the key instead of making a new one")
 
 
 def _onboard(options: argparse.Namespace) -> dict[str, Any]:
     timeline = Timeline(sys.stderr, as_json=options.json)
     pledge = _pledge(options, timeline, once=False if options.keep_trying else None)
-    outcome = _run(pledge.onboard, options.timeout)
-    return _result(pledge, outcome, timeline)
+    work = pledge.onboard if options.est_enroll is None else _touched(pledge, options)
+    return _result(pledge, _run(work, options.timeout), timeline)
+
+
+def _touched(pledge: Pledge, options: argparse.Namespace) -> Callable[[], Coroutine[Any, Any, Outcome]]:
+    """Somebody at the console vouches for a server; without its fingerprint the first run only tells it."""
+    try:
+        offer = parse_offer(options.est_enroll)
+        fingerprint = bytes.fromhex((options.fingerprint or "00").replace(":", ""))
+    except ValueError as error:
+        raise Misconfigured("setting-invalid", f"--est-enroll, --fingerprint: {error}") from error
+    return lambda: pledge.enroll_at(offer, fingerprint)
 
 
 def _renew(options: argparse.Namespace) -> dict[str, Any]:
     timeline = Timeline(sys.stderr, as_json=options.json)
     pledge = _pledge(options, timeline)
+    enrollment = pledge.enrollment
+    if options.if_due and enrollment is not None and _utc() < enrolling.renewal_due(enrollment.credential.certificate):
+        return _result(pledge, Outcome("operational", enrollment=enrollment), timeline)
     outcome = _run(lambda: pledge.renew(rekey=not options.same_key), options.timeout)
     return _result(pledge, outcome, timeline)
 
@@ -238,7 +260,7 @@ def _describe(enrollment: Enrollment) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> int:
-    failed = result["state"] == "failed"
+    failed = result["state"] in {"failed", "refused"}
     if as_json:
         print(json.dumps(result))
     if failed:

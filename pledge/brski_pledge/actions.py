@@ -125,6 +125,7 @@ class Failed:
 
     reason: str
     detail: str = ""
+    refused: bool = False  # a registrar said no, or we did; else something did not work
 
 
 Action = (

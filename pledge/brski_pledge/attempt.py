@@ -43,6 +43,7 @@ class Attempt:
         self.confirmed = False
         self._around, self._emit = around, emit
         self._line = Line(number, offer, around, emit)
+        self._renews = around.renewing is not None
         if around.renewing is not None:
             self._line.credential = around.renewing.credential
         self._path, self._label = requests.REQUEST_VOUCHER, around.settings.est_label
@@ -72,7 +73,7 @@ class Attempt:
     @property
     def is_imprinted(self) -> bool:
         """Whether a voucher held: then it is this attempt that counts."""
-        return self._imprint is not None or self._around.renewing is not None
+        return self._imprint is not None or self._around.skips_voucher
 
     @property
     def timer(self) -> float | None:
@@ -238,15 +239,8 @@ class Attempt:
 
     def _imprinted(self, imprint: vouchering.Imprint, now: Moment) -> None:
         self._imprint, self._patience = imprint, Patience(self._around.settings)
-        value = imprint.voucher.value
-        self._tell(
-            events.Imprinted(
-                str(self.offer),
-                common_name(imprint.pinned),
-                str(value.assertion),
-                vouchering.checks_made(imprint, now.utc),
-            )
-        )
+        owner, checks = common_name(imprint.pinned), vouchering.checks_made(imprint, now.utc)
+        self._tell(events.Imprinted(str(self.offer), owner, str(imprint.voucher.value.assertion), checks))
         self._turn(Turn.DONE)
         self._ask(now)
 
@@ -315,15 +309,16 @@ class Attempt:
     def _new_enrollment(self, credential: Credential, domain: enrolling.Domain, now: Moment) -> Enrollment:
         if self._around.renewing is not None:
             return replace(self._around.renewing, credential=credential, anchors=domain.anchors)
-        assert self._imprint is not None
+        assert self._line.registrar is not None
+        where = (self._line.host, self._line.port)
         return enrolling.new_enrollment(
-            self._imprint, credential, domain, host=self._line.host, port=self._line.port, now=now.utc
+            self._imprint, self._line.registrar.certificate, credential, domain, where=where, now=now.utc
         )
 
     def _saved(self, now: Moment) -> None:
         self._tell(events.EnrollmentSaved())
         self._line.close()
-        if self._around.renewing is not None:
+        if self._around.skips_voucher:
             self._turn(Turn.SKIPPED)
             return
         assert self.enrollment is not None
@@ -368,9 +363,9 @@ class Attempt:
         self._line.close()
 
     def _turn_of_failure(self) -> Turn:
-        """A renewal has nobody to complain to; a registrar that changed after the voucher is not told anything."""
-        renewing = self._around.renewing is not None and self.phase is not Phase.CONFIRM
-        return Turn.CLOSED if renewing or self.phase is Phase.IMPRINT else Turn.FAILED
+        """A plain EST server hears no complaints, nor does a registrar that changed after the voucher."""
+        silent = self._around.skips_voucher and self.phase is not Phase.CONFIRM
+        return Turn.CLOSED if silent or self.phase is Phase.IMPRINT else Turn.FAILED
 
     def _turn(self, turn: Turn) -> None:
         self.phase = TRANSITIONS[self.phase, turn]
@@ -385,9 +380,7 @@ _REQUESTS: Mapping[Phase, Callable[[Attempt], Request]] = {
     Phase.IMPRINT: lambda _: requests.voucher_status(accepted=True),
     Phase.ANCHORS: lambda attempt: requests.ca_certificates(attempt._label),
     Phase.ATTRIBUTES: lambda attempt: requests.csr_attributes(attempt._label),
-    Phase.ENROLL: lambda attempt: requests.certificate(
-        attempt._label, attempt._request, renewing=attempt._around.renewing is not None
-    ),
+    Phase.ENROLL: lambda attempt: requests.certificate(attempt._label, attempt._request, renewing=attempt._renews),
     Phase.CONFIRM: lambda _: requests.enroll_status(None),
     Phase.COMPLAIN: lambda attempt: requests.enroll_status(attempt.failure),
 }

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from enum import Enum
 
-from brski_common.errors import BrskiError, PeerFailed
+from brski_common.errors import BrskiError, PeerFailed, Refused
 from brski_pledge import actions, events
 from brski_pledge.actions import Action, Moment
 from brski_pledge.attempt import Attempt
@@ -103,7 +103,7 @@ class Bootstrap:
             assert self._enrollment is not None
             return actions.Done(self._enrollment, confirmed=self._confirmed)
         if self.state is State.GIVEN_UP:
-            return actions.Failed(self._failure.reason, self._failure.detail)
+            return actions.Failed(self._failure.reason, self._failure.detail, isinstance(self._failure, Refused))
         return None
 
     def _reset(self, now: Moment) -> None:
@@ -179,14 +179,16 @@ class Bootstrap:
         self._numbers += 1
         self._last_start = now.seconds
         self._candidates.started(offer, now.seconds)
-        first = Phase.IDENTIFY if self._around.renewing is None else self._first_of_renewal()
+        first = self._first_phase()
         attempt = Attempt(self._numbers, offer, self._around, self._emit, first=first)
         self._attempts[attempt.number] = attempt
         self._emit(actions.Notify(events.Connecting(str(offer))))
         attempt.start(now)
 
-    def _first_of_renewal(self) -> Phase:
-        return Phase.CONFIRM if self._around.only_confirm else Phase.ANCHORS
+    def _first_phase(self) -> Phase:
+        if self._around.only_confirm:
+            return Phase.CONFIRM
+        return Phase.ANCHORS if self._around.skips_voucher else Phase.IDENTIFY
 
     def _pass_on(self, number: int, told: actions.Input, now: Moment) -> None:
         attempt = self._attempts.get(number)

@@ -109,17 +109,23 @@ def check_issued(body: bytes, key: PrivateKey, domain: Domain, now: datetime | N
 
 
 def new_enrollment(
-    imprint: Imprint, credential: Credential, domain: Domain, *, host: str, port: int, now: datetime | None
+    imprint: Imprint | None,
+    registrar: x509.Certificate,
+    credential: Credential,
+    domain: Domain,
+    *,
+    where: tuple[str, int],
+    now: datetime | None,
 ) -> Enrollment:
-    """What is worth keeping of an onboarding."""
+    """What is worth keeping of an onboarding. Without an imprint somebody at the device vouched for the registrar."""
     return Enrollment(
         credential=credential,
         anchors=domain.anchors,
-        voucher=imprint.voucher.raw,
-        pinned=imprint.pinned,
-        registrar=imprint.registrar,
-        host=host,
-        port=port,
+        voucher=b"" if imprint is None else imprint.voucher.raw,
+        pinned=registrar if imprint is None else imprint.pinned,
+        registrar=registrar,
+        host=where[0],
+        port=where[1],
         enrolled_on=now,
     )
 

@@ -9,8 +9,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from hmac import compare_digest
 
-from brski_common.certificates import Credential, Peer, common_name
+from brski_common.certificates import Credential, Peer, common_name, fingerprint
 from brski_common.errors import Untrusted
 from brski_common.paths import Anchors, build_path, verify_host
 from brski_pledge import actions, enrolling, vouchering
@@ -32,6 +33,12 @@ class Surroundings:
     renewing: Enrollment | None = None
     rekey: bool = True
     only_confirm: bool = False
+    fingerprint: bytes | None = None  # SHA-256 of the server's certificate, which a person compared (RFC 8995, 7.2)
+
+    @property
+    def skips_voucher(self) -> bool:
+        """Whether the server is known by other means than a voucher: it vouched once, or a person compared it."""
+        return self.renewing is not None or self.fingerprint is not None
 
 
 class Status(Enum):
@@ -58,7 +65,7 @@ class Line:
     @property
     def is_provisional(self) -> bool:
         """Whether a first connection is accepted from anybody (RFC 8995, 5.1)."""
-        return self._around.renewing is None and not self._is_cloud
+        return not self._around.skips_voucher and not self._is_cloud
 
     def open(self, now: Moment) -> None:
         """Have the connection opened."""
@@ -107,6 +114,8 @@ class Line:
         if self._around.renewing is not None:
             anchors, host = self._around.renewing.anchors, self.host
             return lambda peer: enrolling.judge_est_server(peer, host, anchors, now.utc)
+        if self._around.fingerprint is not None:
+            return _is_compared(self._around.fingerprint)
         return self._cloud_judge(now) if self._is_cloud else _same_as(self.registrar)
 
     def _cloud_judge(self, now: Moment) -> actions.Judge:
@@ -119,6 +128,14 @@ class Line:
             same(peer)
 
         return judge
+
+
+def _is_compared(wanted: bytes) -> actions.Judge:
+    def judge(peer: Peer) -> None:
+        if not compare_digest(fingerprint(peer.certificate), wanted):
+            raise Untrusted("fingerprint-mismatch", f"sha256 {fingerprint(peer.certificate).hex()}")
+
+    return judge
 
 
 def _same_as(first: Peer | None) -> actions.Judge:

@@ -26,6 +26,7 @@ from brski_pledge.events import Event
 from brski_pledge.line import Surroundings
 from brski_pledge.settings import PledgeSettings
 from brski_pledge.state import Enrollment, Folder
+from brski_pledge.transport import MakeTransport, Report, Transport
 
 Clock = Callable[[], datetime]
 Observer = Callable[[Event], None]
@@ -33,9 +34,12 @@ Observer = Callable[[Event], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended. `reason` and `detail` say why it failed; `enrollment` is what counts afterwards, if anything."""
+    """How it ended. `reason` and `detail` say who said no and why, or what did not work.
 
-    state: Literal["operational", "failed"]
+    `enrollment` is what counts afterwards, if anything.
+    """
+
+    state: Literal["operational", "refused", "failed"]
     reason: str | None = None
     detail: str = ""
     enrollment: Enrollment | None = field(default=None, repr=False)
@@ -52,6 +56,7 @@ class Pledge:
     `credential` is the IDevID with its chain, `anchors` are the maker's voucher anchors. `state` is
     a folder that survives reboots. `clock` gives the time of day if it can be trusted; without it no
     date is judged (RFC 8995, 2.6.1). `observer` is called with every event, in the event loop.
+    `make_key` makes the LDevID's key; `transport` brings a TLS of the device's own (see `transport`).
     Raises Misconfigured or Untrusted for what could never be safe.
     """
 
@@ -66,6 +71,7 @@ class Pledge:
         cloud_anchors: Anchors | None = None,
         observer: Observer | None = None,
         make_key: Callable[[str], PrivateKey] = enrolling.make_key,
+        transport: MakeTransport | None = None,
     ) -> None:
         self.settings = settings
         self._device = vouchering.Device(credential, anchors, _policy(settings))
@@ -74,7 +80,7 @@ class Pledge:
         if settings.cloud_registrar is not None and not self._cloud_anchors:
             raise Misconfigured("cloud-anchors-missing", "cloud_registrar needs anchors that vouch for it")
         self._folder = state if isinstance(state, Folder) else Folder(state)
-        self._clock, self._observer, self._make_key = clock, observer, make_key
+        self._clock, self._observer, self._make_key, self._transport = clock, observer, make_key, transport
         self._inputs: asyncio.Queue[Input] | None = None
 
     @property
@@ -114,6 +120,19 @@ class Pledge:
         outcome = await self._run(replace(around, renewing=enrollment, rekey=rekey))
         return outcome if outcome.is_operational else replace(outcome, enrollment=enrollment)
 
+    async def enroll_at(self, registrar: Offer, fingerprint: bytes) -> Outcome:
+        """Enroll at an EST server without any voucher: for somebody at the device, never for the network.
+
+        `fingerprint` is the SHA-256 of the server's certificate, compared by a person (RFC 8995, 7.2). Only in the
+        factory state. It needs no server of the maker, so it works when there is none any more.
+        """
+        if self._folder.load() is not None:
+            raise Refused("already-enrolled", "reset the device first")
+        host = f"[{registrar.host}]" if ":" in registrar.host else registrar.host
+        local = replace(self.settings, mdns=False, grasp=False, cloud_registrar=None, once=True)
+        around = self._surroundings(replace(local, registrars=(f"{host}:{registrar.port}",)))
+        return await self._run(replace(around, fingerprint=fingerprint))
+
     def reset(self) -> None:
         """Back to the factory state: erase the LDevID, its key and the anchors. The IDevID stays.
 
@@ -142,7 +161,7 @@ class Pledge:
             raise Refused("onboarding-under-way", "this device is being configured")
         self._inputs = asyncio.Queue()
         try:
-            async with _adapters(around, self._inputs.put_nowait) as adapters:
+            async with _adapters(around, self._inputs.put_nowait, self._transport) as adapters:
                 return await self._drive(around, adapters, self._inputs)
         finally:
             self._inputs = None
@@ -158,8 +177,8 @@ class Pledge:
                     if confirmed and not enrollment.confirmed:
                         await asyncio.to_thread(self._folder.confirm)
                     return Outcome("operational", enrollment=self._folder.load())
-                case actions.Failed(reason, detail):
-                    return Outcome("failed", reason, detail)
+                case actions.Failed(reason, detail, refused):
+                    return Outcome("refused" if refused else "failed", reason, detail)
                 case actions.Notify(event):
                     self._tell(event)
                 case actions.Persist() | actions.MakeKey() | actions.Erase() as action:
@@ -199,11 +218,9 @@ class Pledge:
 class _Adapters:
     """The transports of one run; each is imported and made when first needed."""
 
-    def __init__(self, settings: PledgeSettings, report: Callable[[Input], None], stack: AsyncExitStack) -> None:
-        from brski_pledge.http import Transport  # noqa: PLC0415 -- aiohttp is not imported before it is needed
-
+    def __init__(self, settings: PledgeSettings, report: Report, make: MakeTransport, stack: AsyncExitStack) -> None:
         self._settings, self._report, self._stack = settings, report, stack
-        self._transport = Transport(report)
+        self._transport = make(report)
         stack.push_async_callback(self._transport.aclose)
         self._query: Callable[[], None] | None = None
 
@@ -245,12 +262,20 @@ class _Adapters:
 
 
 @asynccontextmanager
-async def _adapters(around: Surroundings, report: Callable[[Input], None]) -> AsyncIterator[_Adapters]:
+async def _adapters(
+    around: Surroundings, report: Report, make_transport: MakeTransport | None
+) -> AsyncIterator[_Adapters]:
     async with AsyncExitStack() as stack:
-        adapters = _Adapters(around.settings, report, stack)
+        adapters = _Adapters(around.settings, report, make_transport or _http_transport, stack)
         if around.settings.grasp and around.renewing is None:
             await adapters.listen()
         yield adapters
+
+
+def _http_transport(report: Report) -> Transport:
+    from brski_pledge import http  # noqa: PLC0415 -- aiohttp is not imported before it is needed
+
+    return http.Transport(report)
 
 
 async def _inputs_until(inputs: "asyncio.Queue[Input]", until: float | None) -> list[Input]:

@@ -270,6 +270,7 @@ def test_the_public_names_are_these() -> None:
     assert brski_pledge.__all__ == [
         "Anchors",
         "BrskiError",
+        "CallbackKey",
         "Credential",
         "Enrollment",
         "Event",
@@ -280,6 +281,7 @@ def test_the_public_names_are_these() -> None:
         "PledgeSettings",
         "Refused",
         "Source",
+        "Transport",
         "events",
     ]
     assert all(hasattr(brski_pledge, name) for name in brski_pledge.__all__)
