@@ -36,6 +36,7 @@ from brski_common.errors import Untrusted
 MAX_PATH_CERTIFICATES = 8
 MAX_LINKS_TRIED = 32
 MAX_POOL = 32
+MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings his own CA chooses both
 VERIFIED_LINKS = 4096
 MIN_RSA_BITS = 2048
 
@@ -100,7 +101,7 @@ def build_path(
     def check(path: Sequence[x509.Certificate]) -> None:
         check_path(path, now, tolerated_critical=tolerated_critical)
 
-    if leaf_may_be_anchor and any(spki(leaf) == spki(anchor) for anchor in anchors.certificates):
+    if leaf_may_be_anchor and spki(leaf) in map(spki, anchors.certificates):
         check((leaf,))
         return (leaf,)
     return _Search(without_duplicates(pool)[:MAX_POOL], anchors, check).find(leaf)
@@ -241,9 +242,12 @@ def _check_name_constraints(issuer: x509.Certificate, below: Sequence[x509.Certi
         constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
     except x509.ExtensionNotFound:
         return
-    for certificate in below:
-        for name in _names(certificate):
-            _check_name(name, constraints.permitted_subtrees or (), constraints.excluded_subtrees or ())
+    permitted, excluded = constraints.permitted_subtrees or (), constraints.excluded_subtrees or ()
+    names = [name for certificate in below for name in _names(certificate)]
+    if len(names) * (len(permitted) + len(excluded)) > MAX_NAME_CHECKS:
+        raise Untrusted("name-constraints-too-many", f"{len(names)} names below {common_name(issuer)}")
+    for name in names:
+        _check_name(name, permitted, excluded)
 
 
 def _names(certificate: x509.Certificate) -> list[x509.GeneralName]:

@@ -266,6 +266,12 @@ def test_name_constraints_of_a_ca_bind_what_it_issues(name: x509.GeneralName, pe
         assert refusal(leaf, list(issuer.chain), anchors) == "name-not-permitted"
 
 
+def test_thousands_of_names_under_thousands_of_constraints_are_not_compared() -> None:
+    issuer = constrained_ca(x509.NameConstraints(None, [x509.DNSName("b")] * 2000))
+    leaf = leaf_of(issuer, alternative_names=[x509.DNSName("a")] * 2000)
+    assert refusal(leaf, list(issuer.chain), Anchors([issuer.chain[-1]])) == "name-constraints-too-many"
+
+
 @pytest.mark.req("MT-02")
 @pytest.mark.parametrize(
     ("names", "host", "matches"),
