@@ -192,3 +192,22 @@ def plant(kind: str = "P-256") -> dict[str, Credential]:
     many = Profile(extensions=((x509.SubjectAlternativeName(hosts), False),))
     ldevid = credential(f"LDevID {kind}", ca, kind=kind, serial="SN-00001", profile=many)
     return {"root": root, "ca": ca, "registrar": registrar, "ldevid": ldevid}
+
+
+@cache
+def oddities() -> tuple[Credential, ...]:
+    """Leaves without a path, each for another reason: too many CAs, names that cannot be judged, too many names."""
+    root = credential("Odd Root", kind="Ed25519", profile=Profile(ca=True, path_length=1))
+    first = credential("Odd CA 1", root, kind="Ed25519", profile=Profile(ca=True))
+    second = credential("Odd CA 2", first, kind="Ed25519", profile=Profile(ca=True))
+    mail = x509.NameConstraints(None, [x509.RFC822Name("example.com")])
+    judge = credential("Odd CA 3", root, kind="Ed25519", profile=Profile(ca=True, extensions=((mail, True),)))
+    many = x509.NameConstraints([x509.DNSName("a")] * 500, None)
+    crowd = credential("Odd CA 4", root, kind="Ed25519", profile=Profile(ca=True, extensions=((many, True),)))
+    address = x509.SubjectAlternativeName([x509.RFC822Name("a@example.com")])
+    hosts = x509.SubjectAlternativeName([x509.DNSName("a")] * 500)
+    return (
+        credential("Too Deep", second, kind="Ed25519", profile=Profile()),
+        credential("Not Judged", judge, kind="Ed25519", profile=Profile(extensions=((address, False),))),
+        credential("Too Many", crowd, kind="Ed25519", profile=Profile(extensions=((hosts, False),))),
+    )

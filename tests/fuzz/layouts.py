@@ -310,7 +310,8 @@ class Json(Layout):
         return name.swapcase() + value if kind == 7 else name + odd[kind]
 
 
-_JSON_TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}:,]|[^\s\[\]{}:,"]+')
+# An unfinished text is a token too: else each quote after it would be tried again to the end.
+_JSON_TOKEN = re.compile(rb'"(?:[^"\\]+|\\.)*+\\?(?:"|\Z)|[\[\]{}:,]|[^\s\[\]{}:,"]+', re.DOTALL)
 
 
 def _json_nodes(data: bytes, found: list[Node]) -> None:

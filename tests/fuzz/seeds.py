@@ -14,9 +14,12 @@ from typing import Any
 
 import cbor2
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from brski_common import (
+    algorithms,
     artifact,
     auditlog,
     certificates,
@@ -42,7 +45,8 @@ from brski_common.errors import Malformed
 from brski_common.paths import Anchors
 from brski_common.signatures import Scheme
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
-from tests.fuzz.fixed import NOW, Profile, credential, key, maker, plant
+from tests.fuzz.fixed import NOW, Profile, credential, key, maker, oddities, plant
+from tests.fuzz.layouts import DER, indexed
 from tests.support.vectors import vector_path
 
 KINDS = ("P-256", "P-384", "Ed25519")
@@ -166,7 +170,7 @@ def _special(artifact_format: Format) -> list[bytes]:
     voucher = Voucher(serial_number="SN-00001", assertion=Assertion.LOGGED, pinned_domain_pubk=b"\x30\x00")
     if artifact_format is Format.CMS:
         by_rsa = artifact.sign(voucher, artifact_format, rsa_signer(), content_type=cms.ID_DATA, signing_time=NOW)
-        return [by_rsa, cms.certs_only(plant()["registrar"].chain)]
+        return [by_rsa, _with_pss(by_rsa), cms.certs_only(plant()["registrar"].chain)]
     if artifact_format is Format.JWS:
         once = artifact.sign(voucher, artifact_format, rsa_signer())
         return [once, jws.countersign(once, plant()["registrar"])]
@@ -175,6 +179,25 @@ def _special(artifact_format: Format) -> list[bytes]:
     whole = cbor2.loads(cose.sign(content, maker()["masa"]))
     whole.value[1] = {33: chain}
     return [cbor2.dumps(whole)]
+
+
+def _with_pss(message: bytes) -> bytes:
+    """The same message signed with RSASSA-PSS (RFC 4056), without salt so that it comes out the same each time."""
+    (signer,) = cms.parse(message).signers
+    digest = algorithms.write_digest("sha256")
+    mask = der.sequence(der.oid("1.2.840.113549.1.1.8"), digest)
+    parameters = der.sequence(der.explicit(0, digest), der.explicit(1, mask), der.explicit(2, der.integer(0)))
+    algorithm = der.sequence(der.oid("1.2.840.113549.1.1.10"), parameters)
+    own = rsa_signer().key
+    assert isinstance(own, rsa.RSAPrivateKey)
+    scheme = padding.PSS(padding.MGF1(hashes.SHA256()), 0)
+    signature = own.sign(signer.signed_attributes or b"", scheme, hashes.SHA256())
+    _, nodes = indexed(message)
+    at = next(number for number, node in enumerate(nodes) if message[node.body : node.stop] == signer.signature)
+    end = nodes[at].start
+    former = max((node for node in nodes if node.end == end), key=lambda node: node.end - node.start)
+    message = DER.with_content(message, nodes[at], signature)
+    return DER.with_unit(message, former, algorithm)
 
 
 def _published(artifact_format: Format) -> list[bytes]:
@@ -193,7 +216,7 @@ def chains() -> Sequence[bytes]:
     own = [maker(kind)["idevid"] for kind in KINDS] + [
         plant(kind)[role] for kind in KINDS for role in ("registrar", "ldevid")
     ]
-    return [der.sequence(*map(to_der, found.chain)) for found in (*own, rsa_signer())]
+    return [der.sequence(*map(to_der, found.chain)) for found in (*own, rsa_signer(), *oddities())]
 
 
 def certificate_seeds() -> Sequence[bytes]:

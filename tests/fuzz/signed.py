@@ -6,7 +6,7 @@ from functools import cache
 
 from cryptography import x509
 
-from brski_common import artifact, cms, der, jws, signatures
+from brski_common import artifact, cms, cose, der, jws, signatures
 from brski_common.artifact import Format
 from brski_common.certificates import PrivateKey, load_certificate, to_der
 from brski_common.errors import BrskiError, Malformed, Untrusted
@@ -37,6 +37,8 @@ def reader(artifact_format: Format) -> Callable[[bytes], object]:
             _check_strict(data)
         if artifact_format is Format.JWS:
             _countersignatures(data)
+        if artifact_format is Format.COSE:
+            _check_stripped(data)
         parsed = artifact.parse_any(data, artifact_format)
         with suppress(Untrusted):
             parsed.verify_consistent(NOW)
@@ -72,6 +74,17 @@ def _check_strict(data: bytes) -> None:
     except BrskiError:
         return
     holds(strict == cms.parse(data), "DER and BER readers differ")
+
+
+def _check_stripped(data: bytes) -> None:
+    """What a registrar hands on without certificates is the same message otherwise."""
+    try:
+        before = cose.parse(data)
+        after = cose.parse(cose.strip_unprotected_certificates(data))
+    except BrskiError:
+        return
+    signed = [(each.protected, each.content, each.signature) for each in (before, after)]
+    holds(signed[0] == signed[1], "stripping changed more than the certificates")
 
 
 def _countersignatures(data: bytes) -> None:

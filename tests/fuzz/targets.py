@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import cache, partial
 
 import cbor2
+from cryptography import x509
 
 from brski_common import (
     auditlog,
@@ -175,17 +176,18 @@ def read_csr(data: bytes) -> None:
     csr.requested_extensions(request)
     _ = request.subject, request.extensions
     certificate = plant()["ldevid"].certificate
-    asked = _asked()
-    for judge in (
-        *(csr.challenge_password, csr.change_subject_name, partial(csr.check_csr, asked)),
-        *(lambda it: csr.check_renewal(it, certificate), lambda it: csr.key_wish(csr.read_csr(data).public_key())),
-    ):
+    judges: tuple[Callable[[x509.CertificateSigningRequest], object], ...] = (
+        *(csr.challenge_password, csr.change_subject_name),
+        *(partial(csr.check_csr, asked) for asked in _asked()),
+        *(lambda it: csr.check_renewal(it, certificate), lambda _: csr.key_wish(csr.read_csr(data).public_key())),
+    )
+    for judge in judges:
         _or_refused(partial(judge, request))
 
 
 @cache
-def _asked() -> csrattrs.CsrAttributes:
-    return csrattrs.read(seeds.csr_attributes()[0])
+def _asked() -> tuple[csrattrs.CsrAttributes, ...]:
+    return tuple(map(csrattrs.read, seeds.csr_attributes()[:2]))
 
 
 def read_csrattrs(data: bytes) -> None:
