@@ -18,19 +18,9 @@ from brski_common.voucher import VoucherRequest
 from brski_masa.policy import DevicePolicy
 from brski_pledge import Offer, Outcome, events
 from brski_registrar.lifecycle import State
+from tests.support.forgeries import ca_with_key_id, pvr_of, request_in, rvr_of, serial_of, slug, voucher_for, voucher_in
 from tests.support.plant import BRSKI, CMS, reason_of
-from tests.support.rogues import (
-    MitmProxy,
-    RogueRegistrar,
-    Scene,
-    pvr_of,
-    request_in,
-    rvr_of,
-    serial_of,
-    slug,
-    voucher_for,
-    voucher_in,
-)
+from tests.support.rogues import MitmProxy, RogueRegistrar, Scene
 from tests.support.world import NOW, Clock, Domain, Manufacturer, fresh, key_for, self_signed_registrar
 
 ROGUE = Domain(name="Rogue Plant")
@@ -273,25 +263,6 @@ async def test_the_key_identifier_of_the_pinned_ca_without_its_key(scene: Scene)
     credential = Credential(key, (certificate, *forged.chain))
     outcome, _ = await voucher_from_rogue(scene, device, credential, pinned=honest)
     assert outcome.reason == "registrar-not-pinned"
-
-
-def ca_with_key_id(name: str, key_id: bytes) -> Credential:
-    """A self-signed CA whose SubjectKeyIdentifier somebody chose."""
-    key = key_for(f"{name} forged")
-    subject = issuing.name(name, organization_name="Example Plant")
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(NOW - timedelta(days=1))
-        .not_valid_after(NOW + timedelta(days=365))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(issuing.signing_key_usage(certificates=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_id), critical=False)
-    )
-    return Credential(key, (builder.sign(key, issuing.signature_hash(key)),))
 
 
 @pytest.mark.req("PV-16", "AT-12")

@@ -7,31 +7,27 @@ folder, a clock that stands still and ephemeral ports. The attackers are here to
     RogueRegistrar           a server that speaks as its story wants; keeps what it was asked
     MitmProxy                ends the pledge's TLS with its own certificate and goes on to the real registrar
     Switch                   a TCP proxy that sends each connection elsewhere
-    raw                      bytes over TLS, as no HTTP client would send them
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Self
-from urllib.parse import urlsplit
 
 from aiohttp import web
-from cryptography import x509
 
-from brski_common import artifact, tls
 from brski_common import http as brski_http
+from brski_common import tls
 from brski_common.artifact import Format
-from brski_common.certificates import Credential, PrivateKey, to_der
+from brski_common.certificates import Credential, PrivateKey
 from brski_common.database import Database
 from brski_common.http import Limits, Server, serve
 from brski_common.http_client import HttpClient, HttpResponse
 from brski_common.paths import Anchors
-from brski_common.voucher import Assertion, Voucher, VoucherRequest
-from brski_masa.audit import Link
+from brski_masa.audit import Link, verify_chain
 from brski_masa.http import AnswerMode, Front
 from brski_masa.keyring import Signers
 from brski_masa.limiting import Allowance
@@ -49,11 +45,11 @@ from brski_registrar.policy import Admission, Admit
 from brski_registrar.policy_store import PolicyStore, PolicyView
 from brski_registrar.service import RegistrarService
 from brski_registrar.store import MIGRATIONS, Store
+from tests.support.forgeries import honest_request, serial_of, slug
 from tests.support.masa_fake import MasaFake
 from tests.support.plant import BRSKI, CMS, Plant, record_of
 from tests.support.world import Clock, Domain, Manufacturer, fresh
 
-ANSWER_SECONDS = 20.0  # for a raw exchange; a test that needs so long has failed
 OWNER = "Example Plant"
 
 Answer = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
@@ -129,6 +125,19 @@ class Factory:
     async def log(self, serial: str) -> list[Link]:
         """What the log has about a serial number, oldest first."""
         return list(reversed(await self.store.list_entries(serial=serial)))
+
+    async def ask(self, body: bytes, credential: Credential | None = None) -> tuple[int, str]:
+        """Status and reason of a voucher request."""
+        async with self.client(credential) as line:
+            answer = await line.voucher(body)
+        return answer.status, "" if answer.status == 200 else slug(answer)
+
+    async def nothing_happened(self, device: Credential, registrar: Credential, entries: int = 0) -> None:
+        """Assert that no entry was written, and that the owner still gets his voucher."""
+        assert len(await self.log(serial_of(device))) == entries
+        assert await self.ask(honest_request(device, registrar, "YW5vdGhlciBub25jZSBvZiBvdXJz")) == (200, "")
+        assert len(await self.log(serial_of(device))) == entries + 1
+        verify_chain(await self.store.chain())
 
     @asynccontextmanager
     async def client(self, credential: Credential | None) -> AsyncIterator["MasaLine"]:
@@ -339,7 +348,7 @@ class RogueRegistrar:
     @property
     def port(self) -> int:
         """Where it listens."""
-        return self.server.port
+        return int(self.server.port)
 
     @property
     def paths(self) -> list[str]:
@@ -426,113 +435,3 @@ async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write(data)
             await writer.drain()
         writer.close()
-
-
-# Artefacts as attackers make them
-
-
-def serial_of(device: Credential) -> str:
-    """The serial number in an IDevID."""
-    return str(device.certificate.subject.get_attributes_for_oid(x509.NameOID.SERIAL_NUMBER)[0].value)
-
-
-def pvr_of(
-    device: Credential, registrar: Credential, nonce: str | None = "bm9uY2Utb2YtMTYtYnl0ZXM=", **leaves: object
-) -> bytes:
-    """The request a device makes when it sees that registrar, but for `leaves`."""
-    request = VoucherRequest(
-        serial_number=serial_of(device),
-        assertion=Assertion.PROXIMITY,
-        nonce=nonce,
-        proximity_registrar_cert=to_der(registrar.certificate),
-    )
-    return artifact.sign(replace(request, **leaves), Format.CMS, device)  # type: ignore[arg-type] # names of leaves
-
-
-def rvr_of(
-    registrar: Credential,
-    serial: str,
-    *,
-    pvr: bytes | None,
-    nonce: str | None = "bm9uY2Utb2YtMTYtYnl0ZXM=",
-    signer: Credential | None = None,
-    certificates: Sequence[x509.Certificate] | None = None,
-    **leaves: object,
-) -> bytes:
-    """A registrar's request, but for `leaves`."""
-    request = VoucherRequest(
-        serial_number=serial, assertion=Assertion.PROXIMITY, nonce=nonce, prior_signed_voucher_request=pvr
-    )
-    request = replace(request, **leaves)  # type: ignore[arg-type] # the caller names leaves
-    return artifact.sign(request, Format.CMS, signer or registrar, certificates=certificates)
-
-
-def voucher_for(
-    device: Credential, nonce: str | None, pinned: x509.Certificate, signer: Credential, **leaves: object
-) -> bytes:
-    """A voucher as somebody would like to have it."""
-    voucher = Voucher(
-        serial_number=serial_of(device),
-        nonce=nonce,
-        assertion=Assertion.PROXIMITY,
-        pinned_domain_cert=to_der(pinned),
-    )
-    return artifact.sign(replace(voucher, **leaves), Format.CMS, signer)  # type: ignore[arg-type] # names of leaves
-
-
-def voucher_in(body: bytes) -> Voucher:
-    """What a voucher says."""
-    return artifact.parse_voucher(body, Format.CMS).claimed
-
-
-def request_in(body: bytes) -> VoucherRequest:
-    """What a voucher request says."""
-    return artifact.parse_voucher_request(body, Format.CMS).claimed
-
-
-def slug(response: HttpResponse) -> str:
-    """The reason in an answer, whichever service it is from."""
-    return response.body.decode().partition(":")[0].strip()
-
-
-# Bytes that no HTTP client would send
-
-
-@asynccontextmanager
-async def raw_line(
-    url: str, credential: Credential | None = None
-) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
-    """A TLS connection to write to as one likes."""
-    parts = urlsplit(url)
-    context = tls.client_context(credential, judge=lambda _: None)
-    reader, writer = await asyncio.open_connection(
-        parts.hostname, parts.port, ssl=context, server_hostname=parts.hostname or ""
-    )
-    try:
-        yield reader, writer
-    finally:
-        writer.close()
-        with suppress(OSError):
-            await writer.wait_closed()
-
-
-async def raw(url: str, data: bytes, credential: Credential | None = None) -> bytes:
-    """Everything a server says to these bytes until it hangs up or has answered a last request with `close`."""
-    async with raw_line(url, credential) as (reader, writer):
-        writer.write(data)
-        async with asyncio.timeout(ANSWER_SECONDS):
-            return await to_end(reader)
-
-
-async def to_end(reader: asyncio.StreamReader) -> bytes:
-    """All that comes until the other side hangs up."""
-    said = b""
-    with suppress(OSError):
-        while chunk := await reader.read(16 * 1024):
-            said += chunk
-    return said
-
-
-def statuses(said: bytes) -> list[int]:
-    """The status codes in what a server said."""
-    return [int(line.split(b" ")[1]) for line in said.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
