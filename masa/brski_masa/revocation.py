@@ -42,6 +42,9 @@ MAX_REMEMBERED: Final = 32  # CRLs
 SKEW: Final = timedelta(minutes=5)
 WITHOUT_NEXT_UPDATE: Final = timedelta(hours=1)  # how long an answer counts that names no end
 
+_GLOBAL_UNICAST: Final = ipaddress.IPv6Network("2000::/3")
+_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")  # RFC 6052, 2.1: what a translator turns into IPv4
+
 Fetch = Callable[[str, bytes | None], Awaitable[bytes]]
 
 log = logger("masa.revocation")
@@ -315,8 +318,12 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(parsed, ipaddress.IPv6Address):
         inner = parsed.ipv4_mapped or parsed.sixtofour or (parsed.teredo[1] if parsed.teredo else None)
+        if parsed in _NAT64:
+            inner = ipaddress.IPv4Address(int(parsed) & 0xFFFF_FFFF)
         if inner is not None:
             return inner.is_global and not inner.is_multicast
+        if parsed not in _GLOBAL_UNICAST:  # the `ipaddress` module takes much for global that never was assigned
+            return False
     return parsed.is_global and not parsed.is_multicast
 
 
