@@ -5,22 +5,25 @@ It offers TCP only, so nothing else is announced, and a proxy has nothing else t
 
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from brski_common.errors import Misconfigured
 from brski_registrar.discovery import PROXY_SERVICE, REGISTRAR_SERVICE, Announcement, addresses_of, announced
+from brski_registrar.flooding import flooded, registrar_messages
 from brski_registrar.settings import Discovery
 
 
 @asynccontextmanager
 async def announce(settings: Discovery, port: int) -> AsyncIterator[None]:
     """Announce the registrar that listens at `port` until the block ends; raises Misconfigured."""
-    if not settings.mdns:
-        if settings.proxy:
-            raise Misconfigured("settings-invalid", "discovery.proxy needs discovery.mdns")
-        yield
-        return
-    async with announced(announcements(settings, port), settings.interfaces):
+    if settings.proxy and not (settings.mdns or settings.grasp):
+        raise Misconfigured("settings-invalid", "discovery.proxy needs discovery.mdns or discovery.grasp")
+    async with AsyncExitStack() as stack:
+        if settings.mdns:
+            await stack.enter_async_context(announced(announcements(settings, port), settings.interfaces))
+        if settings.grasp:
+            messages = registrar_messages(settings.interfaces, port, proxy=settings.proxy)
+            await stack.enter_async_context(flooded(messages, settings.flood_seconds))
         yield
 
 

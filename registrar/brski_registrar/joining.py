@@ -8,8 +8,8 @@ import asyncio
 import signal
 import socket
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -17,8 +17,10 @@ from brski_common import logs
 from brski_common.errors import BrskiError, Misconfigured
 from brski_registrar import discovery
 from brski_registrar.discovery import PROXY_SERVICE, Announcement, Endpoint
+from brski_registrar.flooding import flooded, proxy_messages
 from brski_registrar.limits import Limits
 from brski_registrar.proxy import JoinProxy, listen
+from brski_registrar.settings import MIN_FLOOD_SECONDS
 
 FOUND_AGAIN_SECONDS: Final = 60.0  # how long an answer of discovery is used
 CHECK_SECONDS: Final = 60.0  # between two looks whether the registrar is still there
@@ -39,9 +41,12 @@ class Options:
     listen: tuple[Endpoint, ...]
     registrar: Endpoint | None = None
     registrar_interfaces: tuple[str, ...] = ()
+    registrar_name: str | None = None  # the instance to look for, any if None
     domain: str | None = None
     announce_interfaces: tuple[str, ...] = ()
     name: str = ""
+    grasp: bool = False
+    flood_seconds: float = MIN_FLOOD_SECONDS
     any_address: bool = False
     limits: Limits = DEFAULT_LIMITS
 
@@ -81,7 +86,7 @@ def upstream(options: Options) -> Find:
         return Located(lambda: find_in_domain(domain))
     if not options.registrar_interfaces:
         raise Misconfigured("registrar-missing", "name --registrar HOST:PORT, or --registrar mdns with its interface")
-    return Located(lambda: discovery.find(options.registrar_interfaces))
+    return Located(lambda: discovery.find(options.registrar_interfaces, instance=options.registrar_name))
 
 
 async def run(options: Options, listening: Callable[[Sequence[Endpoint]], None]) -> None:
@@ -105,17 +110,28 @@ async def run(options: Options, listening: Callable[[Sequence[Endpoint]], None])
 
 async def _announce_until(stop: asyncio.Event, options: Options, find: Find, endpoints: Sequence[Endpoint]) -> None:
     """Announce the proxy while its registrar is there, until `stop`."""
-    if not options.announce_interfaces:
+    if not options.announce_interfaces and not options.grasp:
         await stop.wait()
         return
     while not stop.is_set():
         if not await _is_there(find):
             await _wait(stop, RETRY_SECONDS)
             continue
-        async with discovery.announced(announcements(options, endpoints), options.announce_interfaces):
-            log.info("announcing", interfaces=options.announce_interfaces)
+        async with _announced(options, endpoints):
+            log.info("announcing", interfaces=options.announce_interfaces, grasp=options.grasp)
             while await _is_there(find) and not stop.is_set():
                 await _wait(stop, CHECK_SECONDS)
+
+
+@asynccontextmanager
+async def _announced(options: Options, endpoints: Sequence[Endpoint]) -> AsyncIterator[None]:
+    async with AsyncExitStack() as stack:
+        if options.announce_interfaces:
+            said = announcements(options, endpoints)
+            await stack.enter_async_context(discovery.announced(said, options.announce_interfaces))
+        if options.grasp:
+            await stack.enter_async_context(flooded(proxy_messages(endpoints), options.flood_seconds))
+        yield
 
 
 def announcements(options: Options, endpoints: Sequence[Endpoint]) -> tuple[Announcement, ...]:

@@ -13,13 +13,18 @@ from brski_registrar.joining import Options, run
 from brski_registrar.limits import Limits
 
 MDNS: Final = "mdns"
+MDNS_PREFIX: Final = "mdns:"
 DNS_PREFIX: Final = "dns:"
 _DEFAULT: Final = Limits()
 
 
 def join_proxy(  # noqa: PLR0913, PLR0917 -- each option is an argument
     registrar: Annotated[
-        str, typer.Option(help="HOST:PORT of the registrar; `mdns` looks for it, `dns:DOMAIN` asks the domain's DNS.")
+        str,
+        typer.Option(
+            help="HOST:PORT of the registrar; `mdns` looks for it, `mdns:NAME` for the one of that instance name,"
+            " `dns:DOMAIN` asks the domain's DNS."
+        ),
     ],
     listen: Annotated[
         list[str] | None, typer.Option(help="Link-local address and port, [fe80::1%eth1]:0. May be repeated.")
@@ -34,6 +39,7 @@ def join_proxy(  # noqa: PLR0913, PLR0917 -- each option is an argument
         list[str] | None, typer.Option(help="Announce the proxy by mDNS on this interface. May be repeated.")
     ] = None,
     name: Annotated[str, typer.Option(help="Instance name of the announcement.")] = "",
+    grasp: Annotated[bool, typer.Option("--grasp", help="Flood AN_Proxy by GRASP too (RFC 8995, 4.1.1).")] = False,
     any_address: Annotated[bool, typer.Option("--any-address", help="Listen on what is not link-local too.")] = False,
     total: Annotated[int, typer.Option(help="Connections at once.", min=1)] = _DEFAULT.total,
     per_source: Annotated[int, typer.Option(help="Connections at once from one address.", min=1)] = _DEFAULT.per_source,
@@ -54,15 +60,21 @@ def join_proxy(  # noqa: PLR0913, PLR0917 -- each option is an argument
         raise Misconfigured("listen-missing", "name an interface of the devices' link with --interface, or --listen")
     options = Options(
         listen=tuple(wanted),
-        registrar=None if registrar == MDNS or registrar.startswith(DNS_PREFIX) else parse_endpoint(registrar),
+        registrar=None if _is_looked_for(registrar) else parse_endpoint(registrar),
+        registrar_name=registrar.removeprefix(MDNS_PREFIX) if registrar.startswith(MDNS_PREFIX) else None,
         registrar_interfaces=tuple(registrar_interface or ()),
         domain=registrar.removeprefix(DNS_PREFIX) if registrar.startswith(DNS_PREFIX) else None,
         announce_interfaces=tuple(announce or ()),
         name=name,
+        grasp=grasp,
         any_address=any_address,
         limits=limits,
     )
     cli.run_async(run(options, lambda at: _listening(at, as_json)))
+
+
+def _is_looked_for(registrar: str) -> bool:
+    return registrar == MDNS or registrar.startswith((MDNS_PREFIX, DNS_PREFIX))
 
 
 def _link_local_of(interface: str) -> list[str]:
