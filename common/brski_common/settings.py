@@ -153,13 +153,14 @@ def _explain(model: type[BaseModel], fault: ErrorDetails, path: Path | None, nam
     """One fault: where it stands, what is wrong, what is allowed."""
     location = fault["loc"]
     source = next((name for at, name in names.items() if at == location[: len(at)]), None)
-    where = f"{source or path or 'the settings'}: {'.'.join(map(str, location))}"
+    where = ": ".join(filter(None, (str(source or path or "the settings"), ".".join(map(str, location)))))
     owner = _section_at(model, location[:-1])
     if fault["type"] == "extra_forbidden" and owner is not None:
         return f"{where}: unknown key (allowed: {', '.join(owner.model_fields)})"
     if fault["type"] == "missing":
         return f"{where}: must be set{_purpose(owner, location[-1])}"
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}{_purpose(owner, location[-1])}"
+    purpose = _purpose(owner, location[-1]) if location else ""  # none: a rule over the whole file
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')}{purpose}"
 
 
 def _purpose(owner: type[BaseModel] | None, key: int | str) -> str:

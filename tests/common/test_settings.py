@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, model_validator
 
 from brski_common import settings
 from brski_common.errors import Misconfigured
@@ -268,3 +268,20 @@ def test_long_comments_are_wrapped_and_odd_texts_are_quoted() -> None:
 def test_the_settings_cost_no_more_than_pydantic() -> None:
     script = "import sys, brski_common.settings; print('pydantic_settings' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", script], text=True) == "False\n"
+
+
+class Pair(Section):
+    key: str | None = None
+    chain: str | None = None
+
+    @model_validator(mode="after")
+    def _belong_together(self) -> "Pair":
+        if (self.key is None) != (self.chain is None):
+            raise ValueError("key and chain belong together")
+        return self
+
+
+def test_a_rule_over_the_whole_file_is_told_like_any_other(tmp_path: Path) -> None:
+    (tmp_path / "pair.toml").write_text('key = "k"')
+    with pytest.raises(Misconfigured, match=r"pair\.toml: key and chain belong together"):
+        settings.load(Pair, tmp_path / "pair.toml", "PAIR_", {})
