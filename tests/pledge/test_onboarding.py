@@ -8,7 +8,7 @@ from cryptography import x509
 
 from brski_common import artifact, est, telemetry
 from brski_common.artifact import Format
-from brski_common.certificates import public_key_info, spki
+from brski_common.certificates import fingerprint, public_key_info, spki
 from brski_common.csrwishes import ExtensionWish, KeyWish, Wishes
 from brski_common.voucher import Assertion
 from brski_pledge import actions, events
@@ -616,3 +616,34 @@ def test_a_source_is_told_with_an_offer() -> None:
     stage.find("192.0.2.7", 1, Source.MDNS)
     stage.run(1)
     assert stage.told(events.OfferFound)[0].detail == "192.0.2.7:1 by mdns"
+
+
+# Somebody at the device
+
+
+@pytest.mark.req("RS-04", "RS-06", "RS-02")
+def test_a_server_that_somebody_compared_is_enrolled_at_without_a_voucher() -> None:
+    domain = Domain()
+    stage = Stage(
+        settings=PledgeSettings(mdns=False, registrars=("192.0.2.1:8443",), once=True),
+        fingerprint=fingerprint(domain.registrar.certificate),
+    )
+    registrar = stage.add()
+    done = stage.run()
+    assert isinstance(done, actions.Done)
+    assert operations(registrar) == ["cacerts", "csrattrs", "simpleenroll"]
+    assert done.enrollment.pinned == domain.registrar.certificate
+    assert done.enrollment.voucher == b""
+
+
+@pytest.mark.req("RS-04", "RS-02")
+def test_a_server_with_another_fingerprint_gets_nothing() -> None:
+    stage = Stage(
+        settings=PledgeSettings(mdns=False, registrars=("192.0.2.1:8443",), once=True),
+        fingerprint=fingerprint(Domain("Other Plant").registrar.certificate),
+    )
+    registrar = stage.add()
+    failed = stage.run()
+    assert isinstance(failed, actions.Failed)
+    assert failed.reason == "fingerprint-mismatch"
+    assert registrar.seen == []

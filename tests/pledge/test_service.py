@@ -10,12 +10,15 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 import brski_pledge
+from brski_common import issuing
 from brski_common.certificates import load_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Outcome, Pledge, PledgeSettings, actions
@@ -48,7 +51,7 @@ def pledge(state: Path, *registrars: str, events: list[Event] | None = None, **s
 # Real sockets
 
 
-@pytest.mark.req("ST-01", "ST-04", "EI-08", "TL-05", "TL-10")
+@pytest.mark.req("ST-01", "ST-04", "EI-08", "TL-05", "TL-10", "DS-17")
 async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
     events: list[Event] = []
     registrar = FakeRegistrar(maker=MAKER)
@@ -71,7 +74,7 @@ async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
     assert registrar.clients[-1].certificate == outcome.enrollment.credential.certificate
 
 
-@pytest.mark.req("ST-02", "AT-27")
+@pytest.mark.req("ST-02", "AT-27", "AT-06", "RS-01")
 async def test_an_enrolled_device_sends_nothing(tmp_path: Path) -> None:
     registrar = FakeRegistrar(maker=MAKER)
     async with listening(registrar) as address:
@@ -263,6 +266,47 @@ def test_a_shared_anchor_is_refused_at_construction(tmp_path: Path) -> None:
         Pledge(PledgeSettings(), MAKER.idevid("SN-1"), MAKER.idevid_anchors, state=tmp_path)
 
 
+@pytest.mark.req("RS-04", "RS-06")
+async def test_the_command_enrolls_at_a_server_that_somebody_compared(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        code, out, err = await command(device_files, "onboard", "--est-enroll", address, "--json")
+        assert code == 1
+        told = json.loads(out)
+        assert told["reason"] == "fingerprint-mismatch"
+        assert "--fingerprint" in err
+        compared = told["detail"].removeprefix("sha256 ")
+        code, out, _ = await command(
+            device_files, "onboard", "--est-enroll", address, "--fingerprint", compared, "--json"
+        )
+        assert (code, json.loads(out)["state"]) == (0, "operational")
+        code, out, _ = await command(
+            device_files, "onboard", "--est-enroll", address, "--fingerprint", compared, "--json"
+        )
+        assert (code, json.loads(out)["reason"]) == (1, "already-enrolled")
+
+
+@pytest.mark.req("EI-16")
+async def test_a_renewal_that_is_not_due_does_nothing(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER, issue=_long_lived)
+    async with listening(registrar) as address:
+        await command(device_files, "onboard", "--registrar", address)
+        seen = len(registrar.seen)
+        code, _, _ = await command(device_files, "renew", "--if-due")
+        assert (code, len(registrar.seen)) == (0, seen)
+
+
+def _long_lived(certificate: x509.Certificate) -> x509.Certificate:
+    key = certificate.public_key()
+    return issuing.end_entity(
+        Domain().issuing,
+        key,  # type: ignore[arg-type] # a key of our own
+        certificate.subject,
+        not_before=NOW - timedelta(days=3650),
+        not_after=NOW + timedelta(days=365_000),
+    )
+
+
 # The public API
 
 
@@ -419,6 +463,29 @@ def test_bad_use_ends_with_one_line_and_its_code(
     if code == 1:
         assert len(shown.err.splitlines()) == 1
         assert shown.err.startswith("brski-pledge: ")
+
+
+def example_of(readme: Path) -> str:
+    return readme.read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+
+
+async def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
+    factory = tmp_path / "factory"
+    factory.mkdir()
+    write_device(factory, MAKER)
+    (factory / "anchors.pem").rename(factory / "voucher-anchors.pem")
+    registrar = FakeRegistrar(maker=MAKER)
+    readme = Path(brski_pledge.__file__).parents[1] / "README.md"
+    async with listening(registrar) as address:
+        # The example looks for its registrar by mDNS; here it is told where it is.
+        told = f"PledgeSettings(mdns=False, registrars=({address!r},))"
+        example = example_of(readme).replace("PledgeSettings()", told)
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", example, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path
+        )
+        out, _ = await process.communicate()
+    assert process.returncode == 0, out.decode()
+    assert out.decode().splitlines()[-1].startswith("operational ")
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -184,6 +184,7 @@ class Stage:
     renewing: Enrollment | None = None
     rekey: bool = True
     only_confirm: bool = False
+    fingerprint: bytes | None = None
     save: Callable[[Enrollment], actions.Input | None] = lambda _: None
     lists: dict[str, bytes] = field(default_factory=dict)
     fetches: bool = True
@@ -227,6 +228,7 @@ class Stage:
                 renewing=self.renewing,
                 rekey=self.rekey,
                 only_confirm=self.only_confirm,
+                fingerprint=self.fingerprint,
             )
             self._machine = Bootstrap(around, self.now)
         return self._machine
