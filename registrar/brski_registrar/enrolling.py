@@ -9,7 +9,9 @@ The laws of this file:
 3. A request that asks for what is not the device's is refused all the same (RFC 8995, 5.9.2): somebody tries something.
 """
 
+import base64
 import hashlib
+import hmac
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -20,10 +22,10 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, Ob
 
 from brski_common import csrattrs
 from brski_common.certificates import ID_KP_CLIENT_AUTH
-from brski_common.csr import change_subject_name, check_csr, check_renewal
+from brski_common.csr import challenge_password, change_subject_name, check_csr, check_renewal
 from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME, Wishes
-from brski_common.errors import NotYet, Refused
+from brski_common.errors import NotYet, Refused, Untrusted
 from brski_common.issuing import BACKDATE, name
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import EST_OPEN, LOG_PENDING, State
@@ -94,6 +96,19 @@ def check(csr: x509.CertificateSigningRequest, asked: CsrAttributes, pledge: Ple
     check_csr(asked if asked.wishes.subject is None else _without_subject(asked), csr)  # 1
     _check_subject(csr.subject, pledge)  # 2
     _check_powers(csr, asks_names=asked.wishes.extension(SUBJECT_ALTERNATIVE_NAME) is not None)  # 3
+
+
+def check_linked(csr: x509.CertificateSigningRequest, binding: bytes | None) -> None:
+    """A challengePassword that came, asked for or not, is the base64 of this connection's binding (RFC 7030, 3.5).
+
+    `binding` is tls-unique, or in TLS 1.3, which has none, tls-exporter (RFC 9266). Raises Malformed, Untrusted.
+    """
+    said = challenge_password(csr)
+    if said is None:
+        return
+    expected = "" if binding is None else base64.b64encode(binding).decode()
+    if not expected or not hmac.compare_digest(said.encode(), expected.encode()):
+        raise Untrusted("csr-not-linked", "its challengePassword belongs to another TLS connection")
 
 
 def _without_subject(asked: CsrAttributes) -> CsrAttributes:

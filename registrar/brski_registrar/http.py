@@ -22,7 +22,7 @@ from typing import Final
 from aiohttp import web
 from cryptography import x509
 
-from brski_common import csrattrs, est, telemetry
+from brski_common import csrattrs, est, telemetry, tls
 from brski_common import http as brski_http
 from brski_common.artifact import MAX_ARTIFACT_BYTES, Format
 from brski_common.csrattrs import CsrAttributes
@@ -37,6 +37,7 @@ from brski_common.errors import (
     UnsupportedFormat,
     Untrusted,
 )
+from brski_registrar.enrolling import check_linked
 from brski_registrar.est_service import EstService
 from brski_registrar.service import RegistrarService
 from brski_registrar.vouchering import WELL_KNOWN
@@ -173,11 +174,13 @@ class _Enrollment:
 
     async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
+        check_linked(csr, _binding(request))
         certificate = await self._service.simple_enroll(csr, brski_http.peer(request), label)
         return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
     async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
+        check_linked(csr, _binding(request))
         certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
         return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
@@ -198,6 +201,10 @@ async def _csr(request: web.Request) -> x509.CertificateSigningRequest:
     if brski_http.media_type(request) != est.PKCS10:
         raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
     return est.read_csr(est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES)))
+
+
+def _binding(request: web.Request) -> bytes | None:
+    return tls.channel_binding(request.transport) if request.transport is not None else None
 
 
 async def _moved(_: web.Request) -> web.Response:

@@ -238,13 +238,14 @@ class RegistrarService:
         serial_number: str,
         *,
         certificate: x509.Certificate | None = None,
+        renew: bool = False,
         artifact_format: Format = Format.CMS,
     ) -> Voucher | None:
         """Fetch a nonceless voucher for a device that comes later, perhaps when no MASA can be reached (RFC 8995, 7.3).
 
         `certificate` is its IDevID where that is known, as from a delivery note; it names the MASA and the issuer. The
-        voucher waits with the device's entry on the allow-list. Raises Unknown for a maker that is not, and as
-        `request_voucher`.
+        voucher waits with the device's entry on the allow-list. `renew` shows the MASA the voucher that waits already
+        (draft-ietf-anima-rfc8366bis, 10.1). Raises Unknown for a maker that is not, and as `request_voucher`.
         """
         policy, now = await self.policies.current(), self.clock()
         maker = policy.trust.makers.get(manufacturer)
@@ -252,17 +253,17 @@ class RegistrarService:
             raise Unknown("manufacturer-unknown", manufacturer)
         base = vouchering.masa_address(certificate, maker.record)
         issuer = None if certificate is None else idevid_issuer(certificate)
-        rvr = vouchering.compose_nonceless(serial_number, issuer, now)
+        store = self.policies.store
+        entry = await store.admission(manufacturer, serial_number) or Admission(
+            manufacturer=manufacturer, serial_number=serial_number
+        )
+        rvr = vouchering.compose_nonceless(serial_number, issuer, now, renewed=entry.voucher if renew else None)
         shown = vouchering.certificates_shown(self._credential, PinHint.ROOT, self._tls_certificate)
         signed = vouchering.sign(rvr, artifact_format, self._credential, maker.record, shown)
         media_type = artifact_format.media_type
         raw = await self._masa.request_voucher(maker, base, signed, media_type, media_type)
         voucher = vouchering.accept(
             raw, artifact_format, rvr, maker.record, maker.vouchers, self._credential.chain, now
-        )
-        store = self.policies.store
-        entry = await store.admission(manufacturer, serial_number) or Admission(
-            manufacturer=manufacturer, serial_number=serial_number
         )
         await store.allow(replace(entry, voucher=raw, voucher_type=media_type), now)
         return voucher
@@ -301,6 +302,14 @@ class RegistrarService:
             log.warning("the audit log of %s speaks against it: %s", device.serial_number, verdict.reason)
         events = events if verdict.event is None else (*events, verdict.event)
         return await self._advance(device, events, (*notes, *verdict.notes), verdict.reason, address)
+
+    async def recheck(self, device: Device) -> Device:
+        """Read a device's audit log again, at any time (RFC 8995, 5.8): what speaks against the device counts."""
+        policy = await self.policies.current()
+        verdict = await self._judge.verdict(policy, device, self.clock())
+        refused = verdict.event is Event.LOG_REFUSE
+        events = (Event.LOG_REFUSE,) if refused else ()
+        return await self._advance(device, events, verdict.notes, verdict.reason if refused else device.reason, "")
 
     async def check_silent(self) -> int:
         """Read the audit logs of devices that never reported on their voucher (RFC 8995, 11); how many there were."""

@@ -92,9 +92,16 @@ def compose(pledge: Pledge, pvr: Verified[VoucherRequest], now: datetime) -> Vou
     )
 
 
-def compose_nonceless(serial_number: str, issuer: bytes | None, now: datetime) -> VoucherRequest:
-    """A request for a voucher that waits for its device, known from its papers only (RFC 8995, 5.5 and 7.3)."""
-    return VoucherRequest(created_on=now, serial_number=serial_number, idevid_issuer=issuer)
+def compose_nonceless(
+    serial_number: str, issuer: bytes | None, now: datetime, *, renewed: bytes | None = None
+) -> VoucherRequest:
+    """A request for a voucher that waits for its device, known from its papers only (RFC 8995, 5.5 and 7.3).
+
+    `renewed` is the voucher that is to be replaced, as it came (draft-ietf-anima-rfc8366bis, 10.1).
+    """
+    return VoucherRequest(
+        created_on=now, serial_number=serial_number, idevid_issuer=issuer, prior_signed_voucher_request=renewed
+    )
 
 
 def sign(
