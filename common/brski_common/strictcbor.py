@@ -18,6 +18,7 @@ CborValue = int | bytes | str | float | bool | None | list["CborValue"] | dict["
 MAX_CBOR_BYTES = 256 * 1024
 MAX_CBOR_DEPTH = 16
 MAX_CBOR_ITEMS = 16_384
+MAX_CBOR_MEMBERS = 512  # of one map: numbers can be chosen to collide in a dict, each costing as much as all before it
 
 _INDEFINITE = -1
 _BREAK = 0xFF
@@ -116,6 +117,8 @@ class _Reader:
                 raise Malformed("cbor-key", f"a {type(key).__name__} as key of a map")
             if key in found:
                 raise Malformed("cbor-duplicate-key", "a key occurs twice")
+            if len(found) == MAX_CBOR_MEMBERS:
+                raise Malformed("cbor-too-many-items", f"a map of more than {MAX_CBOR_MEMBERS} members")
             found[key] = self.item(depth + 1)
         return found
 

@@ -111,3 +111,10 @@ def test_hostile_cbor_is_refused_with_a_clear_reason(encoded: str, reason: str) 
 def test_no_tag_is_obeyed(encoded: str) -> None:
     """A regular expression, a huge power, a date, a reference, a UUID: all stay a number and what it stands before."""
     assert isinstance(strictcbor.loads(bytes.fromhex(encoded)), cbor2.CBORTag)
+
+
+def test_a_map_has_a_bound_of_its_own() -> None:
+    most = dict.fromkeys(range(strictcbor.MAX_CBOR_MEMBERS), 0)
+    assert strictcbor.loads(cbor2.dumps(most)) == most
+    with pytest.raises(Malformed, match="cbor-too-many-items"):
+        strictcbor.loads(cbor2.dumps(most | {-1: 0}))
