@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -372,3 +373,10 @@ def test_a_request_with_several_values_of_one_attribute_is_shown() -> None:
     request = der.sequence(information, der.sequence(der.oid("1.3.101.112")), der.bit_string(signature))
     report = inspect(request, UNCHECKED)
     assert (report.kind, report.signature, report.content["attributes"]) == ("csr", "valid", ["macAddress"])
+
+
+def test_a_file_of_pem_beginnings_costs_no_more_than_it_is_long() -> None:
+    started = time.process_time()
+    with pytest.raises(Malformed):
+        inspect(b"-----BEGIN CERTIFICATE-----" * 30_000, UNCHECKED)
+    assert time.process_time() - started < 5  # seconds; to search each to the end of the file takes minutes
