@@ -39,6 +39,7 @@ MAX_POOL = 32
 MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings his own CA chooses both
 VERIFIED_LINKS = 4096
 MIN_RSA_BITS = 2048
+MAX_RSA_EXPONENT_BITS = 64  # a longer one only costs time: 5 ms a signature with 3072 bits, and 32 may be tried
 
 Check = Callable[[Sequence[x509.Certificate]], None]
 
@@ -198,6 +199,7 @@ def _check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
         raise Untrusted("ca-not-allowed", f"{common_name(issuer)} is not a CA")
     if not _may_sign_certificates(issuer):
         raise Untrusted("ca-not-allowed", f"{common_name(issuer)} has a keyUsage without keyCertSign")
+    _check_key(issuer)
     try:
         if not isinstance(subject.signature_hash_algorithm, (*_HASHES, type(None))):
             raise Untrusted("signature-algorithm-weak", common_name(subject))
@@ -227,6 +229,8 @@ def _check_key(certificate: x509.Certificate) -> None:
     key = certificate.public_key()
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
         raise Untrusted("key-too-weak", f"RSA {key.key_size} in {common_name(certificate)}")
+    if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+        raise Untrusted("key-unsupported", f"RSA with a long exponent in {common_name(certificate)}")
 
 
 def _check_path_length(issuer: x509.Certificate, below: Sequence[x509.Certificate]) -> None:

@@ -229,6 +229,14 @@ def test_a_failed_link_is_tried_anew_and_a_good_one_remembered(maker: Manufactur
             check_link(device, plant.issuing.certificate)
 
 
+def test_a_key_that_only_costs_time_signs_nothing() -> None:
+    costly = rsa.RSAPublicNumbers((1 << 2047) + 1, (1 << 3071) + 1).public_key()
+    root = ca("Costly Root")
+    issuer = issuing.subordinate_ca(root, costly, issuing.name("Costly CA"), now=NOW, lifetime=YEARS)
+    leaf = leaf_of(Credential(key_for("costly"), (issuer, *root.chain)))
+    assert refusal(leaf, [issuer], Anchors([root.certificate])) == "key-unsupported"
+
+
 def constrained_ca(constraints: x509.NameConstraints) -> Credential:
     root = ca("Constraint Root")
     key = key_for("constrained")
