@@ -77,7 +77,7 @@ async def announced(announcements: Sequence[Announcement], interfaces: Sequence[
 
 async def _register(responder: AsyncZeroconf, announcement: Announcement) -> Awaitable[object]:
     """Claim the name; what comes back ends when it has been announced as often as it should (RFC 6762, 8.3)."""
-    label = announcement.name.replace(".", "-").encode()[:MAX_INSTANCE_BYTES].decode(errors="ignore")
+    label = _label(announcement.name)
     host = label.encode("ascii", errors="ignore").decode().replace(" ", "-") or "brski"
     info = AsyncServiceInfo(
         announcement.service,
@@ -93,15 +93,24 @@ async def _register(responder: AsyncZeroconf, announcement: Announcement) -> Awa
 
 
 async def find(
-    interfaces: Sequence[str], seconds: float = FIND_SECONDS, service: str = REGISTRAR_SERVICE
+    interfaces: Sequence[str],
+    seconds: float = FIND_SECONDS,
+    service: str = REGISTRAR_SERVICE,
+    *,
+    instance: str | None = None,
 ) -> tuple[Endpoint, ...]:
-    """The addresses of the first instance that answers; raises PeerFailed `registrar-not-found` after `seconds`."""
+    """The addresses of the first instance that answers; raises PeerFailed `registrar-not-found` after `seconds`.
+
+    With `instance` only the one of that name counts: several registrars may share a link.
+    """
+    wanted = None if instance is None else f"{_label(instance)}.{service}".lower()
     browser = AsyncZeroconf(interfaces=_choices(interfaces), ip_version=_ip_version(interfaces))
     names: asyncio.Queue[str] = asyncio.Queue(maxsize=MAX_ADDRESSES)
 
     def heard(zeroconf: Zeroconf, service_type: str, name: str, state_change: ServiceStateChange) -> None:
         del zeroconf, service_type
-        if state_change is not ServiceStateChange.Removed and not names.full():
+        is_wanted = wanted is None or name.lower() == wanted
+        if is_wanted and state_change is not ServiceStateChange.Removed and not names.full():
             names.put_nowait(name)
 
     browsing = AsyncServiceBrowser(browser.zeroconf, service, handlers=[heard])
@@ -184,6 +193,11 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _label(name: str) -> str:
+    """An instance name as one DNS label."""
+    return name.replace(".", "-").encode()[:MAX_INSTANCE_BYTES].decode(errors="ignore")
 
 
 def _packed(address: str) -> bytes:
