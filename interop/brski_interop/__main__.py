@@ -58,6 +58,31 @@ def inspect(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: `brski demo`, or `brski demo --pledges 5 --dir ./demo`")
+def demo(
+    pledges: Annotated[int, typer.Option(min=1, max=100, help="How many pledges to onboard.")] = 3,
+    folder: Annotated[Path | None, typer.Option("--dir", help="Keep everything here. Else a temporary folder.")] = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Onboard nobody: serve until stopped, see DIR/demo.json.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Onboard pledges at a registrar, a join proxy and a MASA, all of them processes on this machine's loopback."""
+    from brski_interop import demo_command  # noqa: PLC0415 - `inspect` does not pay for it
+
+    if serve and folder is None:
+        raise typer.BadParameter("--serve needs --dir, where demo.json is written")
+    try:
+        status = (
+            demo_command.serve(folder, pledges)
+            if serve and folder
+            else demo_command.run(folder, pledges, as_json=as_json)
+        )
+    except BrskiError as error:
+        raise _failure(str(error), as_json) from error
+    raise typer.Exit(status)
+
+
 def _anchors(files: list[Path]) -> Anchors:
     return Anchors(certificate for path in files for certificate in _certificates(path))
 

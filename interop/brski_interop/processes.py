@@ -26,6 +26,7 @@ from brski_common.errors import PeerFailed
 START_SECONDS = 30.0  # how long a service may take until it listens, on a slow and busy machine
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
 MAX_LINE_BYTES = 1024 * 1024
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 TAIL_LINES = 4  # of a child's log, shown when it fails
 
 # Runs in the child: argv is our process id and the command. PR_SET_PDEATHSIG is 1; it survives the exec. Whose parent
@@ -117,8 +118,10 @@ class Crew:
         self._logs = logs
         self._children: list[Child] = []
 
-    async def start(self, name: str, module: str, *arguments: str, attentive: bool = True) -> Child:
-        """Run `python -m module arguments…`. What it writes goes to the file `name`.log.
+    async def start(
+        self, name: str, module: str, *arguments: str, attentive: bool = True, settings: Mapping[str, str] | None = None
+    ) -> Child:
+        """Run `python -m module arguments…` with BRSKI_… variables `settings`; what it writes goes to `name`.log.
 
         With `attentive` what it says on standard error is heard too, else that is left to the kernel.
         """
@@ -129,7 +132,7 @@ class Crew:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.PIPE if attentive else file,
-                env=environment(),
+                env=environment() | dict(settings or {}),
                 start_new_session=True,  # Ctrl-C is for us; we end the children in order
                 limit=MAX_LINE_BYTES,
             )
@@ -165,17 +168,6 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await _whatever_happens(self.stop())
-
-
-async def until_told_to_stop() -> None:
-    """Wait for SIGTERM, SIGINT or SIGHUP."""
-    loop, told = asyncio.get_running_loop(), asyncio.Event()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, told.set)
-    await told.wait()
-
-
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
