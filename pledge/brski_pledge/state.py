@@ -68,7 +68,7 @@ class Enrollment:
 
 
 class Disk:
-    """The few things a state folder does to a file system. Each returns when it is done; `sync…` when it is durable."""
+    """The few things a state folder does to a file system. Each returns when it is done, `sync` when it is durable."""
 
     def names(self, folder: Path) -> list[str]:
         """What a folder holds, sorted; empty if there is no such folder."""
@@ -84,15 +84,13 @@ class Disk:
         path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
 
     def write(self, path: Path, data: bytes) -> None:
-        """Write a new file that only its owner may read, and sync its content."""
+        """Write a file that only its owner may read."""
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, SECRET)
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
 
-    def sync_folder(self, path: Path) -> None:
-        """Make the names in a folder durable."""
+    def sync(self, path: Path) -> None:
+        """Make the content of a file, or the names in a folder, durable."""
         descriptor = os.open(path, os.O_RDONLY)
         try:
             os.fsync(descriptor)
@@ -140,15 +138,17 @@ class Folder:
         disk, generation = self._disk, self.path / self._next_name()
         disk.make_folder(self.path)
         disk.make_folder(generation)
-        for name, data in _files(enrollment):
+        files = dict(_files(enrollment))
+        for name, data in files.items():
             disk.write(generation / name, data)
-        disk.sync_folder(generation)
-        disk.sync_folder(self.path)
-        disk.sync_folder(self.path.parent)
+        # All is written before the first sync, which a journal then makes nearly the only one that takes time.
+        for path in (*(generation / name for name in files), generation, self.path, self.path.parent):
+            disk.sync(path)
         readable = self._load(generation)  # raises before it counts
         disk.write(self.path / NEXT, generation.name.encode())
+        disk.sync(self.path / NEXT)
         disk.replace(self.path / NEXT, self.path / CURRENT)
-        disk.sync_folder(self.path)
+        disk.sync(self.path)
         self.tidy()
         return readable
 
@@ -157,13 +157,14 @@ class Folder:
         generation = self._current()
         if generation is not None:
             self._disk.write(generation / CONFIRMED, b"")
-            self._disk.sync_folder(generation)
+            self._disk.sync(generation / CONFIRMED)
+            self._disk.sync(generation)
 
     def reset(self) -> None:
         """Back to the factory state: the LDevID, its key and all anchors are erased (IEEE 802.1AR-2018, 6)."""
         if self._disk.names(self.path):
             self._disk.remove(self.path / CURRENT)
-            self._disk.sync_folder(self.path)
+            self._disk.sync(self.path)
             self.tidy()
 
     def tidy(self) -> None:
@@ -176,13 +177,14 @@ class Folder:
         if NEXT in names:
             self._disk.remove(self.path / NEXT)
         if rubbish or NEXT in names:
-            self._disk.sync_folder(self.path)
+            self._disk.sync(self.path)
 
     def _erase(self, generation: Path) -> None:
         names = self._disk.names(generation)
         if KEY in names:
             # Flash keeps old blocks all the same; encrypt the file system where that matters.
             self._disk.write(generation / KEY, b"\0" * len(self._disk.read(generation / KEY)))
+            self._disk.sync(generation / KEY)
         for name in names:
             self._disk.remove(generation / name)
         self._disk.remove(generation)

@@ -198,11 +198,13 @@ class ForgetfulDisk(Disk):
         node.volatile = data[: len(data) // 2]
         self._step()
         node.volatile = data
-        self._step()
-        node.durable = data
 
-    def sync_folder(self, path: Path) -> None:
+    def sync(self, path: Path) -> None:
         self._step()
+        node = self.now.get(path)
+        if node is not None:
+            node.durable = node.volatile
+            return
         for each in [each for each in self.kept if each.parent == path and each not in self.now]:
             del self.kept[each]
         self.kept |= {each: node for each, node in self.now.items() if each.parent == path}
