@@ -4,6 +4,7 @@
 """
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _run(given)
     except BrskiError as error:
         print(f"brski-masa: {error}", file=sys.stderr)
+        if "--json" in given:
+            print(json.dumps({"error": error.reason, "detail": error.detail}))
         return 1
     except KeyboardInterrupt:
         return 130

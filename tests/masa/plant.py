@@ -1,6 +1,6 @@
 """Requests as a registrar and its pledge would make them, and a MASA to send them to."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -28,7 +28,7 @@ OTHER_PLANT = Domain("Other Plant")
 NONCE = "bm9uY2Utbm9uY2Utbm9uYw=="
 
 
-def pvr(idevid: Credential, saw: x509.Certificate | None, form: Format = Format.CMS, **leaves: Any) -> bytes:
+def pvr(idevid: Credential, saw: x509.Certificate | None, form: Format = Format.CMS, **leaves: object) -> bytes:
     """A pledge's request; `saw` is the certificate of the TLS server it talks to."""
     values: dict[str, Any] = {
         "serial_number": serial_number(idevid.certificate),
@@ -45,11 +45,11 @@ def rvr(
     domain: Domain = PLANT,
     *,
     signer: Credential | None = None,
-    prior: bytes | None | str = "made",
+    prior: bytes | str | None = "made",
     form: Format = Format.CMS,
     certificates: tuple[x509.Certificate, ...] | None = None,
     pledge: dict[str, Any] | None = None,
-    **leaves: Any,
+    **leaves: object,
 ) -> bytes:
     """A registrar's request with the pledge's inside, good unless the story changes it."""
     signer = signer or domain.registrar
@@ -66,19 +66,20 @@ def rvr(
     return artifact.sign(VoucherRequest(**values | leaves), form, signer, certificates=certificates)
 
 
-def nonceless(idevid: Credential, domain: Domain = PLANT, **leaves: Any) -> bytes:
+def nonceless(idevid: Credential, domain: Domain = PLANT, **leaves: object) -> bytes:
     """A registrar's request without a nonce and without the pledge's."""
-    return rvr(idevid, domain, prior=None, **{"nonce": None, **leaves})
+    values: dict[str, Any] = {"nonce": None, **leaves}
+    return rvr(idevid, domain, prior=None, **values)
 
 
-def trust(**changes: Any) -> Trust:
+def trust(**changes: object) -> Trust:
     """What the MASA of MAKER goes by."""
     made = Trust(
         idevid_anchors=MAKER.idevid_anchors,
         voucher_anchors=MAKER.voucher_anchors,
         idevid_pool=(MAKER.idevid_ca.certificate,),
     )
-    return replace(made, **changes)
+    return replace(made, **changes)  # type: ignore[arg-type] # passed on
 
 
 def tls_client(credential: Credential) -> Requester:
@@ -101,7 +102,12 @@ class Desk:
         return idevid
 
     async def ask(
-        self, request: bytes, form: Format = Format.CMS, *, requester: Requester | None = None, wanted: Any = None
+        self,
+        request: bytes,
+        form: Format = Format.CMS,
+        *,
+        requester: Requester | None = None,
+        wanted: Sequence[Format] = (),
     ) -> Voucher:
         """The voucher for a request, as a pledge would see it after checking the signature."""
         requester = requester or self.requester
@@ -122,7 +128,7 @@ async def open_desk(
     revocation: RevocationChecker | None = None,
     customers: bool = True,
     database: str | None = None,
-    **changes: Any,
+    **changes: object,
 ) -> AsyncIterator[Desk]:
     """A MASA on an empty database, with both plants as customers by their root CA."""
     store = Store.open(database or f"sqlite:///{folder / 'masa.db'}")

@@ -15,8 +15,7 @@ from brski_common.errors import BrskiError
 from brski_common.strictjson import dumps
 from brski_masa.authentication import HttpAuthentication
 from brski_masa.vouchering import examine
-from tests.masa.plant import MAKER, NONCE, Desk, open_desk, pvr, rvr, trust
-from tests.masa.plant import PLANT
+from tests.masa.plant import MAKER, NONCE, PLANT, Desk, open_desk, pvr, rvr, trust
 from tests.support.world import NOW
 
 GOOD = {form: rvr(MAKER.idevid("SN-FUZZ"), form=form) for form in Format}
@@ -48,8 +47,8 @@ def survives(loop: asyncio.AbstractEventLoop, desk: Desk, data: bytes, form: For
     ):
         try:
             result = loop.run_until_complete(ask)
-        except BrskiError as error:
-            assert error.reason
+        except BrskiError:
+            continue
         else:
             granted = granted or isinstance(result, tuple)
     return granted

@@ -77,7 +77,7 @@ async def open_line(
     answer: AnswerMode = "direct",
     allowance: Allowance | None = None,
     users: bool = False,
-    **desk_settings: Any,
+    **desk_settings: Any,  # noqa: ANN401 -- those of open_desk
 ) -> AsyncIterator[Line]:
     async with open_desk(folder, **desk_settings) as desk:
         loop_time = desk.clock

@@ -201,7 +201,7 @@ async def test_answer_comes_in_a_format_that_registrar_and_device_know(desk: Des
     device = await desk.sell(MAKER.idevid(fresh()))
     answer, data = await desk.masa.request_voucher(rvr(device), Format.CMS, [Format.COSE, Format.CMS], desk.requester)
     assert answer is Format.COSE
-    assert artifact.parse_voucher(data, Format.COSE)
+    artifact.parse_voucher(data, Format.COSE)
     await desk.store.change_device((await desk.store.list_devices())[0].id, formats="CMS")
     await refused(desk, rvr(device), "voucher-format-not-acceptable", wanted=[Format.JWS])
 
@@ -219,7 +219,7 @@ async def test_stranger_with_a_chosen_domain_id_is_refused(tmp_path: Path) -> No
             )
         odd = registrar_with_key_id(b"our own numbering")
         await desk.store.add_certificate("Odd Plant", IdentityKind.ANCHOR, odd.chain[1])
-        assert await desk.ask(rvr(device, signer=odd, prior=pvr(device, odd.certificate)))
+        await desk.ask(rvr(device, signer=odd, prior=pvr(device, odd.certificate)))
 
 
 # The audit log
@@ -339,7 +339,7 @@ async def test_anonymous_tls_client_may_use_its_own_requests_only(desk: Desk) ->
 
 @pytest.mark.req("MA-25", "RS-11")
 async def test_operator_issues_a_nonceless_voucher_offline(desk: Desk) -> None:
-    device = await desk.sell(MAKER.idevid(fresh()))
+    await desk.sell(MAKER.idevid(fresh()))
     found = (await desk.store.find_devices((await desk.store.list_devices())[0].serial_number))[0]
     data = await desk.masa.issue_offline(
         found, PLANT.root.certificate, lifetime=timedelta(days=30), answer_format=Format.CMS
@@ -347,4 +347,3 @@ async def test_operator_issues_a_nonceless_voucher_offline(desk: Desk) -> None:
     voucher = artifact.parse_voucher(data, Format.CMS).verify(MAKER.voucher_anchors, desk.clock()).value
     assert voucher.expires_on == desk.clock() + timedelta(days=30)
     assert (await desk.entries())[-1].requester == "operator"
-    assert device

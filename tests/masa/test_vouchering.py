@@ -1,7 +1,6 @@
 """The numbered examination (RFC 8995, 5.5): each check accepts what is right and refuses what is wrong."""
 
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 from cryptography import x509
@@ -21,13 +20,13 @@ from tests.support.world import NOW, Manufacturer, fresh, make_key, self_signed_
 DEVICE = MAKER.idevid("SN-EXAMINED")
 
 
-def look(request: bytes, form: Format = Format.CMS, **changes: Any) -> Examined:
+def look(request: bytes, form: Format = Format.CMS, **changes: object) -> Examined:
     return examine(artifact.parse_voucher_request(request, form), trust(**changes), NOW)
 
 
-def refuses(request: bytes, reason: str, kind: type[BrskiError] = Untrusted, **changes: Any) -> None:
+def refuses(request: bytes, reason: str, kind: type[BrskiError] = Untrusted) -> None:
     with pytest.raises(kind) as caught:
-        look(request, **changes)
+        look(request)
     assert caught.value.reason == reason
 
 
@@ -230,8 +229,8 @@ def test_claims_of_the_registrar_change_nothing() -> None:
 @pytest.mark.parametrize("hours", [-25, 25])
 def test_stale_request_is_refused(hours: int) -> None:
     refuses(rvr(DEVICE, created_on=NOW + timedelta(hours=hours)), "request-stale", Refused)
-    assert look(rvr(DEVICE, created_on=NOW + timedelta(hours=hours / 25 * 23)))
-    assert look(rvr(DEVICE, created_on=None))
+    look(rvr(DEVICE, created_on=NOW + timedelta(hours=hours / 25 * 23)))
+    look(rvr(DEVICE, created_on=None))
 
 
 def test_request_without_the_pledges_is_examined_too() -> None:
@@ -256,7 +255,7 @@ def test_prior_request_in_another_envelope_is_not_guessed_at() -> None:
 # Specification vectors
 
 
-def _published(**changes: Any) -> Trust:
+def _published(**changes: object) -> Trust:
     anchors = Anchors(load_pem(vector("rfc8995/vendor_ca.crt.pem")))
     return trust(idevid_anchors=anchors, idevid_pool=(), **changes)
 

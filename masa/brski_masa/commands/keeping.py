@@ -5,24 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
+from brski_common import cli
 from brski_common.artifact import Format
 from brski_common.certificates import common_name, is_ca, load_pem, serial_number
 from brski_masa import linting, serving
 from brski_masa.authentication import check_user_name, new_password, verifier
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
+    DEFAULT_LIMIT,
     Config,
-    Json,
     Limit,
     Serial,
     choice,
     device_row,
     entry_row,
-    many,
-    one,
     owner_row,
-    read,
-    show,
+    show_one,
+    show_rows,
     the_device,
     with_store,
 )
@@ -30,28 +29,28 @@ from brski_masa.policy import Device, DevicePolicy, IdentityKind, Pin
 from brski_masa.service import CONTENT_TYPES
 from brski_masa.store import Store
 
-device_app = typer.Typer(no_args_is_help=True, help="The registry of devices. Example: brski-masa device list")
-owner_app = typer.Typer(no_args_is_help=True, help="Customers. Example: brski-masa owner add 'Example Plant'")
+device_app = cli.application("The registry of devices. Example: `brski-masa device list`")
+owner_app = cli.application("Customers. Example: `brski-masa owner add 'Example Plant'`")
 
 
 # device
 
 
-@device_app.command("list", epilog="Example: brski-masa device list --owner 'Example Plant'")
+@device_app.command("list", epilog="Example: `brski-masa device list --owner 'Example Plant'`")
 def list_devices(
     owner: Annotated[str | None, typer.Option(help="only those of this owner")] = None,
-    limit: Limit = 1000,
+    limit: Limit = DEFAULT_LIMIT,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Show the devices, newest first."""
     found = with_store(serving.load_settings(config), lambda store: store.list_devices(owner=owner, limit=limit))
     rows = [device_row(each) for each in found]
-    show(rows, as_json=as_json, table=lambda: many(("serial-number", "owner", "policy", "blocked", "claimed"), rows))
+    show_rows(rows, ("serial-number", "owner", "policy", "blocked", "claimed"), as_json, empty="none")
 
 
-@device_app.command("show", epilog="Example: brski-masa device show --serial 0001 --json")
-def show_device(serial: Serial, config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
+@device_app.command("show", epilog="Example: `brski-masa device show --serial 0001 --json`")
+def show_device(serial: Serial, config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """Show one device with its vouchers, and what its IDevID departs from the standard in."""
 
     async def work(store: Store) -> dict[str, Any]:
@@ -64,19 +63,19 @@ def show_device(serial: Serial, config: Config = DEFAULT_CONFIG, as_json: Json =
         }
 
     row = with_store(serving.load_settings(config), work)
-    show(row, as_json=as_json, table=lambda: one(serial, row))
+    show_one(row, as_json)
 
 
-@device_app.command("add", epilog="Example: brski-masa device add made-elsewhere.pem --owner 'Example Plant'")
+@device_app.command("add", epilog="Example: `brski-masa device add made-elsewhere.pem --owner 'Example Plant'`")
 def add_device(
     certificates: Annotated[Path, typer.Argument(help="PEM file with the IDevIDs of one or many devices")],
     owner: Annotated[str | None, typer.Option(help="who bought them; a new owner is added")] = None,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Register devices whose IDevIDs were made elsewhere. CA certificates in the file are passed over."""
     settings = serving.load_settings(config)
-    chosen = [each for each in load_pem(read(certificates)) if not is_ca(each)]
+    chosen = [each for each in load_pem(cli.read_input(certificates)) if not is_ca(each)]
 
     async def work(store: Store) -> None:
         for each in chosen:
@@ -84,16 +83,16 @@ def add_device(
 
     with_store(settings, work)
     rows = [{"serial-number": serial_number(each), "owner": owner} for each in chosen]
-    show(rows, as_json=as_json, table=lambda: many(("serial-number", "owner"), rows))
+    show_rows(rows, ("serial-number", "owner"), as_json, empty="none")
 
 
-@device_app.command("assign", epilog="Example: brski-masa device assign --serial 0001 --owner 'Example Plant'")
+@device_app.command("assign", epilog="Example: `brski-masa device assign --serial 0001 --owner 'Example Plant'`")
 def assign_device(
     serial: Serial,
     owner: Annotated[str | None, typer.Option(help="the new owner")] = None,
     nobody: Annotated[bool, typer.Option("--nobody", help="back in stock: it has no owner")] = False,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Change the owner of a device: the one before gets no more vouchers, but may still read the log."""
     if (owner is None) != nobody:
@@ -106,40 +105,45 @@ def assign_device(
     _show_device(with_store(serving.load_settings(config), work), as_json=as_json)
 
 
-@device_app.command("block", epilog="Example: brski-masa device block --serial 0001 --reason 'reported stolen'")
+@device_app.command("block", epilog="Example: `brski-masa device block --serial 0001 --reason 'reported stolen'`")
 def block_device(
     serial: Serial,
     reason: Annotated[str, typer.Option(help="for the log; the registrar does not see it")] = "blocked",
     lift: Annotated[bool, typer.Option("--lift", help="let it have vouchers again")] = False,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Give out no more vouchers for a device, or do so again."""
     _change(config, serial, as_json=as_json, blocked=None if lift else reason)
 
 
-@device_app.command("set", epilog="Example: brski-masa device set --serial 0001 --policy first-come --formats cms,jws")
+@device_app.command(
+    "set", epilog="Example: `brski-masa device set --serial 0001 --policy first-come --formats cms,jws`"
+)
 def set_device(
     serial: Serial,
     policy: Annotated[str | None, typer.Option(help="owner-only, refuse, first-come, audit-only or default")] = None,
     formats: Annotated[str | None, typer.Option(help="what its firmware reads: cms, jws, cose, or any")] = None,
     content_type: Annotated[str | None, typer.Option(help="CMS content type: voucher, data or default")] = None,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Set what is special about a device."""
     values: dict[str, str | None] = {}
     if policy is not None:
         values["policy"] = None if policy == "default" else choice(policy, [each.value for each in DevicePolicy])
     if formats is not None:
-        names = [choice(each.strip().upper(), [known.name for known in Format]) for each in formats.split(",")]
-        values["formats"] = None if formats == "any" else ",".join(names)
+        values["formats"] = None if formats == "any" else ",".join(_formats(formats))
     if content_type is not None:
         known = CONTENT_TYPES
         values["content_type"] = None if content_type == "default" else known[choice(content_type, list(known))]
     if not values:
         raise typer.BadParameter("give at least one of --policy, --formats, --content-type")
     _change(config, serial, as_json=as_json, **values)
+
+
+def _formats(text: str) -> list[str]:
+    return [choice(each.strip().upper(), [known.name for known in Format]) for each in text.split(",")]
 
 
 def _change(config: Path, serial: str, *, as_json: bool, **values: str | None) -> None:
@@ -152,13 +156,13 @@ def _change(config: Path, serial: str, *, as_json: bool, **values: str | None) -
 
 def _show_device(device: Device, *, as_json: bool) -> None:
     row = device_row(device)
-    show(row, as_json=as_json, table=lambda: one(device.serial_number, row))
+    show_one(row, as_json)
 
 
 # owner
 
 
-@owner_app.command("add", epilog="Example: brski-masa owner add 'Example Plant' --anchor domain-ca.pem")
+@owner_app.command("add", epilog="Example: `brski-masa owner add 'Example Plant' --anchor domain-ca.pem`")
 def add_owner(
     name: Annotated[str, typer.Argument(help="the customer's name")],
     anchor: Annotated[list[Path] | None, typer.Option(help="PEM of its domain CA or registrar certificate")] = None,
@@ -167,13 +171,13 @@ def add_owner(
     pin: Annotated[Pin | None, typer.Option(help="which certificate its vouchers pin")] = None,
     nonceless: Annotated[bool | None, typer.Option(help="whether it may have vouchers without a nonce")] = None,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Add a customer, or tell how to recognise its registrars."""
     settings = serving.load_settings(config)
     marks = [(IdentityKind.ANCHOR, path) for path in anchor or ()]
     marks += [(IdentityKind.TLS_CLIENT, path) for path in tls_client or ()]
-    certificates = [(kind, certificate) for kind, path in marks for certificate in load_pem(read(path))]
+    certificates = [(kind, certificate) for kind, path in marks for certificate in load_pem(cli.read_input(path))]
     password = None if user is None else new_password()
 
     async def work(store: Store) -> None:
@@ -187,11 +191,11 @@ def add_owner(
     with_store(settings, work)
     answer = {"owner": name, "certificates": [common_name(each) for _, each in certificates], "user": user}
     answer |= {} if password is None else {"password": password}
-    show(answer, as_json=as_json, table=lambda: one("owner", answer))
+    show_one(answer, as_json)
 
 
-@owner_app.command("list", epilog="Example: brski-masa owner list --json")
-def list_owners(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
+@owner_app.command("list", epilog="Example: `brski-masa owner list --json`")
+def list_owners(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """Show the customers and how they are recognised."""
     rows = [owner_row(each) for each in with_store(serving.load_settings(config), lambda store: store.list_owners())]
-    show(rows, as_json=as_json, table=lambda: many(("owner", "pin", "nonceless", "identities"), rows))
+    show_rows(rows, ("owner", "pin", "nonceless", "identities"), as_json, empty="none")

@@ -1,39 +1,32 @@
 """Commands that make things: `init`, `idevid`, `key`; and `serve` for its help."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from brski_common import keys
+from brski_common import cli, keys
 from brski_common.certificates import Credential, HardwareModuleName, common_name, load_pem
 from brski_common.errors import Misconfigured
 from brski_masa import factory, founding, linting, serving
-from brski_masa.commands.showing import (
-    DEFAULT_CONFIG,
-    Config,
-    Json,
-    choice,
-    key_kind,
-    many,
-    notes,
-    one,
-    read,
-    show,
-    with_store,
-)
+from brski_masa.commands.showing import DEFAULT_CONFIG, Config, choice, key_kind, show_one, show_rows, with_store
 from brski_masa.policy import DevicePolicy
 from brski_masa.settings import Settings
 from brski_masa.store import Store
 
-app = typer.Typer()
-key_app = typer.Typer(no_args_is_help=True, help="The MASA's keys. Example: brski-masa key list")
+INIT_EXAMPLE = "Example: `brski-masa init maker --name 'Example Maker' --host masa.example --port 9443`"
+SERVE_EXAMPLE = "Example: `brski-masa serve --config maker/masa.toml`"
+IDEVID_EXAMPLE = (
+    "Examples: `brski-masa idevid --serial 0001 --csr 0001.csr --out out/0001` for a key the device keeps,"
+    " `brski-masa idevid --serial 0001 --serial 0002 --key P-256 --owner 'Example Plant' --out out` for simulated"
+    " devices, `brski-masa idevid --lint device/chain.pem` to check one"
+)
+key_app = cli.application("The MASA's keys. Example: `brski-masa key list`")
 
 
 # init and serve
 
 
-@app.command(epilog="Example: brski-masa init maker --name 'Example Maker' --host masa.example --port 9443")
 def init(
     folder: Annotated[Path, typer.Argument(help="a new folder for settings, keys and anchors")],
     name: Annotated[str, typer.Option(help="the maker's name, in its certificates")] = "Example Maker",
@@ -41,7 +34,7 @@ def init(
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port")] = 9443,
     masa_url: Annotated[str | None, typer.Option(help="what IDevIDs say of the MASA: host[:port]")] = None,
     key: Annotated[str, typer.Option(help="kind of all keys: P-256, P-384, RSA-2048 or Ed25519")] = "P-256",
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Make a maker: authorities, keys, anchors, an empty database and a commented masa.toml."""
     authority = masa_url or (f"[{host}]" if ":" in host else host) + f":{port}"
@@ -52,18 +45,17 @@ def init(
     anchors = {
         each: str((folder / "anchors" / f"{each}.pem").absolute()) for each in ("voucher", "tls", "manufacturer")
     }
-    answer = {"config": str(config.absolute()), "anchors": anchors, "masa-url": authority}
-    show(answer, as_json=as_json, table=lambda: one("made", {"config": answer["config"], **anchors}))
+    answer = {"config": str(config.absolute()), "masa_url": authority, "anchors": anchors}
+    cli.answer(answer, as_json, lambda: cli.facts([("settings", config), *anchors.items()]))
     if not as_json:
-        notes.print(f"Next: brski-masa idevid --config {config} --serial 0001 --key P-256 --out device-0001")
+        cli.say(f"Next: brski-masa idevid --config {config} --serial 0001 --key P-256 --out device-0001")
 
 
 async def _nothing(_store: Store) -> None:
     """Only open the database, which makes its tables."""
 
 
-@app.command(epilog="Example: brski-masa serve --config maker/masa.toml")
-def serve(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
+def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """Serve vouchers and audit logs until SIGTERM or SIGINT."""
     serving.run(config, json_lines=as_json)
 
@@ -71,11 +63,6 @@ def serve(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
 # idevid
 
 
-@app.command(
-    epilog="Examples: brski-masa idevid --serial 0001 --csr 0001.csr --out out/0001;"
-    " brski-masa idevid --serial 0001 --serial 0002 --key P-256 --owner 'Example Plant' --out out;"
-    " brski-masa idevid --lint device/chain.pem"
-)
 def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
     serial: Annotated[list[str] | None, typer.Option(help="serial number; several go to OUT/SERIAL each")] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="folder to write to")] = None,
@@ -88,7 +75,7 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
     hw_type: Annotated[str | None, typer.Option(help="OID of a hardwareModuleName, with the serial number")] = None,
     lint: Annotated[Path | None, typer.Option(help="only check the IDevID chain in this PEM file")] = None,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Make IDevIDs and register the devices, or check one that was made elsewhere."""
     if lint is not None:
@@ -103,7 +90,6 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
         _make(issuer, each, csr, kind, _wishes(settings, each, masa_url=masa_url, model=model, hw_type=hw_type))
         for each in serial
     ]
-
     folders = [out_folder if len(serial) == 1 else out_folder / factory.folder_name(each) for each in serial]
 
     async def register(store: Store) -> None:
@@ -114,8 +100,10 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
         factory.check_folder(folder)  # a device whose files cannot be written shall not be in the registry
     with_store(settings, register)
     written = [factory.write(folder, each, owner) for folder, each in zip(folders, made, strict=True)]
-    answer: Any = written[0] if len(written) == 1 else written
-    show(answer, as_json=as_json, table=lambda: many(("serial-number", "owner", "folder"), written))
+    if len(written) == 1:
+        show_one(written[0], as_json)
+    else:
+        show_rows(written, ("serial-number", "owner", "folder"), as_json, empty="none")
 
 
 def _issuer(settings: Settings) -> Credential:
@@ -142,7 +130,7 @@ def _make(
 ) -> factory.Made:
     factory.check_serial(serial)
     if csr is not None:
-        public, private = factory.key_of_csr(read(csr)), None
+        public, private = factory.key_of_csr(cli.read_input(csr)), None
     else:
         assert kind is not None
         private = keys.generate(kind)
@@ -152,9 +140,9 @@ def _make(
 
 
 def _lint(path: Path, *, as_json: bool) -> None:
-    findings = linting.lint_chain(load_pem(read(path)))
+    findings = linting.lint_chain(load_pem(cli.read_input(path)))
     rows = [{"requirement": each.requirement, "level": each.level, "text": each.text} for each in findings]
-    show(rows, as_json=as_json, table=lambda: many(("requirement", "level", "text"), rows))
+    show_rows(rows, ("requirement", "level", "text"), as_json, empty="none")
     if any(each.level == "error" for each in findings):
         raise typer.Exit(1)
 
@@ -162,8 +150,8 @@ def _lint(path: Path, *, as_json: bool) -> None:
 # key
 
 
-@key_app.command("list", epilog="Example: brski-masa key list")
-def list_keys(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
+@key_app.command("list", epilog="Example: `brski-masa key list`")
+def list_keys(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """Show the certificates of the MASA's keys and when they end."""
     settings = serving.load_settings(config)
     chains = {
@@ -177,19 +165,19 @@ def list_keys(config: Config = DEFAULT_CONFIG, as_json: Json = False) -> None:
         if path is not None:
             leaf = keys.read_certificates(path)[0]
             rows.append({"use": use, "subject": common_name(leaf), "until": leaf.not_valid_after_utc.isoformat()})
-    show(rows, as_json=as_json, table=lambda: many(("use", "subject", "until"), rows))
+    show_rows(rows, ("use", "subject", "until"), as_json, empty="none")
 
 
-@key_app.command("rotate", epilog="Example: brski-masa key rotate voucher")
+@key_app.command("rotate", epilog="Example: `brski-masa key rotate voucher`")
 def rotate_key(
     use: Annotated[str, typer.Argument(help="voucher, voucher-nonceless or tls")],
     key: Annotated[str, typer.Option(help="kind of the new key")] = "P-256",
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Make a new key and certificate under the same root; restart the service to use it."""
     settings = serving.load_settings(config)
     made = founding.rotate(settings, choice(use, list(founding.ROTATED)), key_kind(key), serving.utc_now())
     until = made.certificate.not_valid_after_utc.isoformat()
     answer = {"use": use, "subject": common_name(made.certificate), "until": until}
-    show(answer, as_json=as_json, table=lambda: one("new key", answer))
+    show_one(answer, as_json)

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from brski_common import cli
 from brski_common.artifact import Format
 from brski_common.certificates import load_pem
 from brski_common.errors import Misconfigured, Unknown
@@ -13,23 +14,21 @@ from brski_masa import serving
 from brski_masa.audit import verify_chain
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
+    DEFAULT_LIMIT,
     Config,
-    Json,
     Limit,
     Serial,
     choice,
     entry_row,
-    many,
-    one,
-    read,
-    show,
+    show_one,
+    show_rows,
     the_device,
     with_store,
 )
 from brski_masa.store import Store
 
-voucher_app = typer.Typer(no_args_is_help=True, help="Vouchers. Example: brski-masa voucher list")
-auditlog_app = typer.Typer(no_args_is_help=True, help="The audit log. Example: brski-masa auditlog verify")
+voucher_app = cli.application("Vouchers. Example: `brski-masa voucher list`")
+auditlog_app = cli.application("The audit log. Example: `brski-masa auditlog verify`")
 
 
 # voucher and auditlog
@@ -45,12 +44,12 @@ def issue_voucher(
     days: Annotated[float, typer.Option(min=0.001, max=3660, help="how long it can be used")] = 30.0,
     voucher_format: Annotated[str, typer.Option("--format", help="cms, jws or cose")] = "cms",
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Issue a voucher without a nonce, for a device that will meet no MASA (RFC 8995, 7.4.1). It is logged."""
     settings = serving.load_settings(config)
     chosen = Format[choice(voucher_format.upper(), [each.name for each in Format])]
-    certificate = load_pem(read(pin))[0]
+    certificate = load_pem(cli.read_input(pin))[0]
 
     async def work(store: Store) -> bytes:
         masa = serving.assemble(settings, store, secret=serving.ask_secret)
@@ -63,26 +62,26 @@ def issue_voucher(
     except OSError as error:
         raise Misconfigured("file-not-writable", f"{out_file}: {error.strerror}") from error
     answer = {"serial-number": serial, "file": str(out_file.absolute()), "format": chosen.name.lower()}
-    show(answer, as_json=as_json, table=lambda: one("voucher", answer))
+    show_one(answer, as_json)
 
 
-@voucher_app.command("list", epilog="Example: brski-masa voucher list --serial 0001")
+@voucher_app.command("list", epilog="Example: `brski-masa voucher list --serial 0001`")
 def list_vouchers(
     serial: Annotated[str | None, typer.Option(help="only those of this device")] = None,
-    limit: Limit = 1000,
+    limit: Limit = DEFAULT_LIMIT,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Show the vouchers that were issued, newest first."""
     _list_entries(config, serial, limit, as_json=as_json)
 
 
-@auditlog_app.command("show", epilog="Example: brski-masa auditlog show --serial 0001 --json")
+@auditlog_app.command("show", epilog="Example: `brski-masa auditlog show --serial 0001 --json`")
 def show_auditlog(
     serial: Annotated[str | None, typer.Option(help="only of this device")] = None,
-    limit: Limit = 1000,
+    limit: Limit = DEFAULT_LIMIT,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Show the log with everything that was recorded, newest first."""
     _list_entries(config, serial, limit, as_json=as_json)
@@ -92,14 +91,14 @@ def _list_entries(config: Path, serial: str | None, limit: int, *, as_json: bool
     work = serving.load_settings(config)
     rows = [entry_row(each) for each in with_store(work, lambda store: store.list_entries(serial=serial, limit=limit))]
     columns = ("number", "date", "serial-number", "assertion", "owner", "domain-id", "nonce", "expires-on")
-    show(rows, as_json=as_json, table=lambda: many(columns, rows))
+    show_rows(rows, columns, as_json, empty="none")
 
 
-@auditlog_app.command("verify", epilog="Example: brski-masa auditlog verify --head 4f2a…")
+@auditlog_app.command("verify", epilog="Example: `brski-masa auditlog verify --head 4f2a…`")
 def verify_auditlog(
     head: Annotated[str | None, typer.Option(help="the last hash noted earlier; it must still be in the log")] = None,
     config: Config = DEFAULT_CONFIG,
-    as_json: Json = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Check the chain of hashes over the whole log, and print its head: note it somewhere else."""
     links = with_store(serving.load_settings(config), lambda store: store.chain())
@@ -107,4 +106,4 @@ def verify_auditlog(
     if head is not None and head.lower() not in {link.hash.hex() for link in links}:
         raise Unknown("audit-log-broken", f"no entry has the hash {head[:16]}…: the newest entries were taken away")
     answer = {"entries": number, "head": newest.hex()}
-    show(answer, as_json=as_json, table=lambda: one("the log is whole", answer))
+    show_one(answer, as_json)

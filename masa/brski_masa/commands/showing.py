@@ -1,19 +1,13 @@
-"""What all commands share: options, the way to the database, and answers for people or programs.
+"""What all commands of the MASA share: options, the way to the database, and how things are shown."""
 
-Answers go to standard output, as tables or with `--json` as one JSON document; notes go to standard error.
-"""
-
-import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from brski_common import keys, strictjson
-from brski_common.errors import Malformed, Unknown
+from brski_common import cli, keys
+from brski_common.errors import Unknown
 from brski_masa.audit import Link
 from brski_masa.policy import Device, Owner
 from brski_masa.settings import Settings
@@ -21,22 +15,23 @@ from brski_masa.store import Store
 
 T = TypeVar("T")
 
-Config = Annotated[Path, typer.Option("--config", "-c", help="the settings file", show_default="masa.toml")]
-Json = Annotated[bool, typer.Option("--json", help="machine output: one JSON document on standard output")]
-Serial = Annotated[str, typer.Option("--serial", help="the device's serial number")]
-Limit = Annotated[int, typer.Option(min=1, max=100_000, help="show no more than these")]
+Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", show_default="masa.toml")]
+Serial = Annotated[str, typer.Option("--serial", help="The device's serial number.")]
+Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show no more than these.")]
 DEFAULT_CONFIG = Path("masa.toml")
-
-notes = Console(stderr=True)
-out = Console()
+DEFAULT_LIMIT = 1000
 
 
-def show(value: Any, *, as_json: bool, table: Callable[[], Table]) -> None:  # noqa: ANN401 -- any JSON value
-    """One answer, for a program or for a person."""
-    if as_json:
-        typer.echo(strictjson.dumps(value).decode())
-    else:
-        out.print(table())
+def show_rows(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], as_json: bool, *, empty: str) -> None:
+    """A list: every member as JSON, or a table of some columns."""
+    cli.answer(
+        rows, as_json, lambda: cli.table(columns, [[row.get(name) for name in columns] for row in rows], empty=empty)
+    )
+
+
+def show_one(row: Mapping[str, Any], as_json: bool) -> None:
+    """One thing: as JSON, or a line for each member."""
+    cli.answer(row, as_json, lambda: cli.facts(row.items()))
 
 
 def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
@@ -49,7 +44,7 @@ def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
         finally:
             await store.close()
 
-    return asyncio.run(run())
+    return cli.run_async(run())
 
 
 async def the_device(store: Store, serial: str) -> Device:
@@ -72,13 +67,13 @@ def device_row(device: Device) -> dict[str, Any]:
         "claimed": device.last_pinned_key is not None,
         "formats": [each.name.lower() for each in device.formats],
         "content-type": device.content_type,
-        "idevid-issuer": device.idevid_issuer.hex(),
+        "idevid-issuer": device.idevid_issuer,
     }
 
 
 def owner_row(owner: Owner) -> dict[str, Any]:
     """An owner as JSON."""
-    known = [f"{each.kind.value} {each.value[:16]}" for each in owner.identities]
+    known = [f"{each.kind.value} {each.value}" for each in owner.identities]
     return {"owner": owner.name, "pin": owner.pin.value, "nonceless": owner.nonceless, "identities": known}
 
 
@@ -87,41 +82,17 @@ def entry_row(link: Link) -> dict[str, Any]:
     entry = link.entry
     return {
         "number": link.number,
-        "date": entry.date.isoformat(),
+        "date": entry.date,
         "serial-number": entry.serial_number,
         "assertion": entry.assertion.value,
         "owner": entry.owner,
-        "domain-id": entry.domain_id.hex(),
+        "domain-id": entry.domain_id,
         "nonce": entry.nonce,
-        "expires-on": None if entry.expires_on is None else entry.expires_on.isoformat(),
+        "expires-on": entry.expires_on,
         "renewal": entry.renewal,
         "requester": entry.requester,
-        "hash": link.hash.hex(),
+        "hash": link.hash,
     }
-
-
-def many(columns: tuple[str, ...], rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A table with a row for each."""
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(_cell(row.get(column)) for column in columns))
-    return table
-
-
-def one(title: str, row: Mapping[str, Any]) -> Table:
-    """A table of names and values."""
-    table = Table(title, "", show_header=True)
-    for name, value in row.items():
-        table.add_row(name, _cell(value))
-    return table
-
-
-def _cell(value: Any) -> str:  # noqa: ANN401 -- any JSON value
-    if isinstance(value, list):
-        return "\n".join(map(_cell, value))
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_cell(item)}" for name, item in value.items() if item is not None)
-    return "-" if value is None else str(value)
 
 
 def key_kind(text: str) -> keys.Kind:
@@ -135,11 +106,3 @@ def choice(value: str, allowed: list[str]) -> str:
     if value not in allowed:
         raise typer.BadParameter(f"{value!r} is not one of {', '.join(allowed)}")
     return value
-
-
-def read(path: Path) -> bytes:
-    """A file the user named; raises Malformed."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Malformed("file-unreadable", f"{path}: {error.strerror}") from error

@@ -1,0 +1,231 @@
+"""The commands, as an operator and a script use them."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from brski_common import artifact, keys
+from brski_common.artifact import Format
+from brski_common.certificates import load_pem, masa_url, serial_number, spki_sha256, to_pem
+from brski_common.paths import Anchors
+from brski_masa.__main__ import main
+from tests.support.world import Domain, key_for
+
+TODAY = datetime.now(UTC)
+PLANT = Domain("CLI Plant", now=TODAY)
+
+
+class Tool:
+    """`brski-masa` on one maker's folder."""
+
+    def __init__(self, folder: Path, capture: pytest.CaptureFixture[str]) -> None:
+        self.folder, self.capture = folder, capture
+        self.config = folder / "masa.toml"
+
+    def run(self, *words: str | Path) -> tuple[int, str, str]:
+        self.capture.readouterr()
+        code = main([str(word) for word in words])
+        said = self.capture.readouterr()
+        return code, said.out, said.err
+
+    def ask(self, *words: str | Path) -> Any:  # noqa: ANN401 -- any JSON
+        code, out, err = self.run(*words, "--config", self.config, "--json")
+        assert code == 0, err
+        return json.loads(out)
+
+
+@pytest.fixture
+def tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tool:
+    made = Tool(tmp_path / "maker", capsys)
+    assert made.run("init", made.folder, "--name", "CLI Maker")[0] == 0
+    (tmp_path / "plant.pem").write_bytes(to_pem(PLANT.root.certificate))
+    return made
+
+
+def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> None:
+    assert {path.name for path in (tool.folder / "anchors").iterdir()} == {"voucher.pem", "tls.pem", "manufacturer.pem"}
+    for key in (tool.folder / "keys").glob("*.key.pem"):
+        assert key.stat().st_mode & 0o777 == 0o600
+    assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
+    code, _, err = tool.run("init", tool.folder)
+    assert (code, "already-initialized" in err) == (1, True)
+
+
+@pytest.mark.req("D-14", "MA-25")
+def test_three_roots_share_no_key(tool: Tool) -> None:
+    names = ("voucher", "tls", "manufacturer")
+    roots = [load_pem((tool.folder / "anchors" / f"{name}.pem").read_bytes())[0] for name in names]
+    assert len(set(map(spki_sha256, roots))) == 3
+
+
+@pytest.mark.req("ID-01", "ID-03", "AR-09", "AR-02")
+def test_idevid_for_simulated_devices(tool: Tool, tmp_path: Path) -> None:
+    out = tmp_path / "devices"
+    made = tool.ask("idevid", "--serial", "A/1", "--serial", "A2", "--key", "P-384", "--owner", "Plant", "--out", out)
+    assert [each["serial-number"] for each in made] == ["A/1", "A2"]
+    chain = load_pem((Path(made[0]["folder"]) / "chain.pem").read_bytes())
+    assert (serial_number(chain[0]), masa_url(chain[0]), len(chain)) == ("A/1", "127.0.0.1:9443", 3)
+    keys.load_credential(f"file:{out}/A2/key.pem", out / "A2" / "chain.pem")
+    listed = tool.ask("device", "list")
+    assert {(each["serial-number"], each["owner"]) for each in listed} == {("A/1", "Plant"), ("A2", "Plant")}
+    assert tool.ask("idevid", "--lint", out / "A2" / "chain.pem") == []
+    code, _, err = tool.run(
+        "idevid", "--serial", "A2", "--key", "P-256", "--out", tmp_path / "again", "--config", tool.config
+    )
+    assert (code, "device-registered" in err) == (1, True)
+
+
+@pytest.mark.req("AR-06", "ID-01")
+def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> None:
+    key = key_for("cli device")
+    lies = x509.Name([x509.NameAttribute(x509.NameOID.SERIAL_NUMBER, "somebody else")])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(lies)
+    builder = builder.add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+    (tmp_path / "device.csr").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    made = tool.ask("idevid", "--serial", "C1", "--csr", tmp_path / "device.csr", "--out", tmp_path / "c1")
+    assert made["key"] is None
+    assert not (tmp_path / "c1" / "key.pem").exists()
+    assert serial_number(load_pem((tmp_path / "c1" / "idevid.pem").read_bytes())[0]) == "C1"
+    assert tool.ask("idevid", "--lint", tmp_path / "c1" / "chain.pem") == []
+    (tmp_path / "broken.csr").write_bytes(b"nonsense")
+    code, _, err = tool.run(
+        "idevid", "--serial", "C2", "--csr", tmp_path / "broken.csr", "--out", tmp_path / "c2", "--config", tool.config
+    )
+    assert code == 1
+    assert "csr-malformed" in err
+
+
+@pytest.mark.parametrize("words", [("idevid", "--serial", "X"), ("device", "assign", "--serial", "X"), ("nonsense",)])
+def test_wrong_usage_is_exit_2(tool: Tool, words: tuple[str, ...]) -> None:
+    assert tool.run(*words, "--config", tool.config)[0] == 2
+
+
+def test_devices_are_assigned_blocked_and_set(tool: Tool, tmp_path: Path) -> None:
+    tool.ask("idevid", "--serial", "D1", "--key", "P-256", "--out", tmp_path / "d1")
+    tool.ask("owner", "add", "Plant", "--anchor", tmp_path / "plant.pem", "--pin", "highest-ca")
+    assert tool.ask("device", "assign", "--serial", "D1", "--owner", "Plant")["owner"] == "Plant"
+    assert tool.ask("device", "block", "--serial", "D1", "--reason", "stolen")["blocked"] == "stolen"
+    assert tool.ask("device", "block", "--serial", "D1", "--lift")["blocked"] is None
+    changed = tool.ask("device", "set", "--serial", "D1", "--policy", "first-come", "--formats", "cms,jws")
+    assert (changed["policy"], changed["formats"]) == ("first-come", ["cms", "jws"])
+    assert tool.ask("device", "set", "--serial", "D1", "--formats", "any", "--policy", "default")["formats"] == []
+    assert tool.ask("device", "assign", "--serial", "D1", "--nobody")["owner"] is None
+    owners = tool.ask("owner", "list")
+    assert owners[0]["pin"] == "highest-ca"
+    code, _, err = tool.run("device", "show", "--serial", "unknown", "--config", tool.config)
+    assert (code, "device-unknown" in err) == (1, True)
+
+
+@pytest.mark.req("ID-01")
+def test_devices_made_elsewhere_are_registered(tool: Tool, tmp_path: Path) -> None:
+    from tests.masa.plant import MAKER
+
+    chain = MAKER.idevid("ELSEWHERE-1").chain
+    (tmp_path / "elsewhere.pem").write_bytes(to_pem(*chain))
+    assert tool.ask("device", "add", tmp_path / "elsewhere.pem")[0]["serial-number"] == "ELSEWHERE-1"
+    assert tool.ask("device", "show", "--serial", "ELSEWHERE-1")["findings"] == []
+
+
+def test_password_of_an_http_user_is_shown_once(tool: Tool) -> None:
+    made = tool.ask("owner", "add", "Plant", "--user", "plant")
+    assert len(made["password"]) >= 32
+    assert made["password"] not in json.dumps(tool.ask("owner", "list"))
+
+
+@pytest.mark.req("RS-11", "MA-18", "AL-17")
+def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp_path: Path) -> None:
+    tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    out = tmp_path / "v1.vcj"
+    tool.ask("voucher", "issue", "--serial", "V1", "--pin", tmp_path / "plant.pem", "--days", "3", "--out", out)
+    anchors = Anchors(load_pem((tool.folder / "anchors" / "voucher.pem").read_bytes()))
+    voucher = artifact.parse_voucher(out.read_bytes(), Format.CMS).verify(anchors, datetime.now(UTC)).value
+    assert (voucher.nonce, voucher.serial_number) == (None, "V1")
+    listed = tool.ask("voucher", "list", "--serial", "V1")
+    assert [(each["assertion"], each["requester"]) for each in listed] == [("verified", "operator")]
+    head = tool.ask("auditlog", "verify")
+    assert head == {"entries": 1, "head": listed[0]["hash"]}
+    assert tool.ask("auditlog", "verify", "--head", head["head"])
+    code, _, err = tool.run("auditlog", "verify", "--head", "00", "--config", tool.config)
+    assert (code, "audit-log-broken" in err) == (1, True)
+
+
+@pytest.mark.req("AT-17", "MA-25")
+@pytest.mark.parametrize("use", ["voucher", "voucher-nonceless", "tls"])
+def test_keys_rotate_under_the_same_root(tool: Tool, use: str) -> None:
+    stem = tool.folder / "keys" / use
+    before = load_pem(stem.with_name(f"{use}.chain.pem").read_bytes())
+    tool.ask("key", "rotate", use)
+    after = load_pem(stem.with_name(f"{use}.chain.pem").read_bytes())
+    assert before[0].public_key() != after[0].public_key()
+    assert before[1:] == after[1:]
+    keys.load_credential(f"file:{stem}.key.pem", stem.with_name(f"{use}.chain.pem"))
+    assert {each["use"] for each in tool.ask("key", "list")} == {"tls", "voucher", "voucher-nonceless", "idevid-ca"}
+
+
+def test_human_output_is_a_table_and_errors_are_one_line(tool: Tool) -> None:
+    code, out, _ = tool.run("key", "list", "--config", tool.config)
+    assert code == 0
+    assert "CLI Maker" in out
+    code, out, err = tool.run("device", "list", "--config", tool.folder / "missing.toml", "--json")
+    assert (code, json.loads(out)["error"]) == (1, "settings-unreadable")
+    assert len(err.strip().splitlines()) == 1
+    code, out, err = tool.run("serve", "--config", tool.folder / "missing.toml", "--json")
+    assert (code, json.loads(out)["error"]) == (1, "settings-unreadable")
+
+
+def test_every_command_has_an_example(tool: Tool) -> None:
+    words = [
+        "",
+        "init",
+        "serve",
+        "idevid",
+        "device",
+        "owner",
+        "voucher",
+        "auditlog",
+        "key",
+        "device list",
+        "key rotate",
+    ]
+    for word in words:
+        code, out, _ = tool.run(*word.split(), "--help")
+        assert code == 0
+        if word:
+            assert "Example" in re.sub(r"\s+", " ", out)
+
+
+def test_serve_says_where_it_listens_and_stops_cleanly(tool: Tool) -> None:
+    environment = {**os.environ, "BRSKI_MASA_LISTEN__PORT": "0"}
+    command = [sys.executable, "-m", "brski_masa", "serve", "--config", str(tool.config), "--json"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, text=True
+    ) as process:
+        assert process.stdout is not None
+        line = json.loads(process.stdout.readline())
+        assert line["event"] == "listening"
+        assert re.fullmatch(r"https://127\.0\.0\.1:\d+", line["url"])
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=20)
+        assert process.returncode == 0
+        assert "Traceback" not in errors
+
+
+def test_serving_process_holds_no_console_libraries() -> None:
+    code = (
+        "import sys; sys.argv = ['brski-masa', 'serve', '--config', '/nonexistent.toml'];"
+        "from brski_masa.__main__ import main; main();"
+        "print([name for name in ('typer', 'rich', 'alembic', 'psycopg') if sys.modules.get(name)])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
