@@ -5,18 +5,20 @@ simple_reenroll   look up the certificate in use ▸ check ▸ issue ▸ record 
 enroll_status     OPERATIONAL, or UNENROLLED
 """
 
+import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
 
-from brski_common import telemetry
+from brski_common import est, telemetry
 from brski_common.certificates import Peer, load_certificate
 from brski_common.csrattrs import CsrAttributes
 from brski_common.errors import BrskiError, NotYet, Refused, Unknown, Untrusted
 from brski_common.paths import check_dates
-from brski_registrar import enrolling, lifecycle
+from brski_registrar import enrolling, lifecycle, serverkeys
 from brski_registrar.ca import CertificateAuthority
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
@@ -28,6 +30,19 @@ from brski_registrar.store import Change
 
 LOG_RETRY_SECONDS: Final = 10.0
 DEFAULT_LABEL: Final = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    """A certificate that an admitted pledge asks for."""
+
+    authority: CertificateAuthority
+    policy: Policy
+    pledge: Pledge
+    device: Device
+    asked: CsrAttributes
+    csr_hash: str  # of the request as it came: what an operator clears, and a lost answer is found by
+    peer: Peer | None
 
 
 class EstService:
@@ -68,26 +83,29 @@ class EstService:
         self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
     ) -> x509.Certificate:
         """The certificate of an admitted pledge; raises Untrusted, Unknown, Refused, NotYet."""
-        authority = self._authority(label)
-        policy, pledge, device = await self._admitted(peer)
-        csr_hash = enrolling.request_hash(csr)
-        if device.state is State.ENROLLED and (issued := await self._store.issued_for(device.id, csr_hash)):
-            return load_certificate(issued.der)  # the answer was lost on its way
-        # What is checked is what was asked for, if it was just now.
-        asked = self._asked.get((label, device.id)) or await authority.csr_attributes(device)
+        order = await self._order(csr, peer, label)
+        if order.device.state is State.ENROLLED:
+            issued = await self._store.issued_for(order.device.id, order.csr_hash)
+            if issued is not None:
+                return load_certificate(issued.der)  # the answer was lost on its way
+        return await self._fill(order, csr)
+
+    async def server_key(
+        self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
+    ) -> est.ServerKey:
+        """A key made here, and its certificate (RFC 7030, 4.4); raises as `simple_enroll`. The key is not kept."""
+        order = await self._order(csr, peer, label)
+        device = order.pledge.certificate
         try:
-            enrolling.check(csr, asked, pledge)
-            enrolling.check_approved(device, csr_hash, policy.domain)
-        except NotYet as error:
-            await self._hold(device, csr_hash, error, address_of(peer))
-            raise
+            is_enveloped = serverkeys.check_offered(csr, device, order.policy.domain)
+            made = await asyncio.to_thread(serverkeys.make, order.asked.wishes.key, csr)
         except BrskiError as error:
-            await self._note(device, Note("enroll-refused", error.reason, error.detail), peer)
+            await self._note(order.device, Note("enroll-refused", error.reason, error.detail), peer)
             raise
-        now = self._registrar.clock()
-        certificate = await authority.issue(csr, enrolling.profile(pledge, csr, asked, policy.domain, now))
-        await self._record(device, certificate, csr_hash, Event.ENROLL, peer)
-        return certificate
+        certificate = await self._fill(order, made.csr)
+        signer = self._registrar.credential
+        key = serverkeys.enveloped(made.key, signer, device) if is_enveloped else serverkeys.plain(made.key)
+        return est.ServerKey(key, est.certs_only((certificate,)), is_enveloped)
 
     async def simple_reenroll(
         self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
@@ -126,6 +144,29 @@ class EstService:
             raise Unknown("enroll-not-requested", "a report on a certificate that was never asked for here")
         notes = (*notes, Note("enroll-status", "no-matching-certificate", "over the IDevID"))
         await self._report(device, None if report.status else Event.ENROLL_FAIL, notes, peer)
+
+    async def _order(self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str) -> "_Order":
+        authority = self._authority(label)
+        policy, pledge, device = await self._admitted(peer)
+        # What is checked is what was asked for, if it was just now.
+        asked = self._asked.get((label, device.id)) or await authority.csr_attributes(device)
+        return _Order(authority, policy, pledge, device, asked, enrolling.request_hash(csr), peer)
+
+    async def _fill(self, order: "_Order", csr: x509.CertificateSigningRequest) -> x509.Certificate:
+        try:
+            enrolling.check(csr, order.asked, order.pledge)
+            enrolling.check_approved(order.device, order.csr_hash, order.policy.domain)
+        except NotYet as error:
+            await self._hold(order.device, order.csr_hash, error, address_of(order.peer))
+            raise
+        except BrskiError as error:
+            await self._note(order.device, Note("enroll-refused", error.reason, error.detail), order.peer)
+            raise
+        now = self._registrar.clock()
+        profile = enrolling.profile(order.pledge, csr, order.asked, order.policy.domain, now)
+        certificate = await order.authority.issue(csr, profile)
+        await self._record(order.device, certificate, order.csr_hash, Event.ENROLL, order.peer)
+        return certificate
 
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
         """The pledge and its device, EST being open for it; reads the audit log first if nobody has yet."""

@@ -5,7 +5,7 @@
     POST /.well-known/brski/enrollstatus       telemetry
     GET  /.well-known/est[/LABEL]/cacerts      CA certificates
     GET  /.well-known/est[/LABEL]/csrattrs     what to put into a certificate request
-    POST /.well-known/est[/LABEL]/simpleenroll, simplereenroll
+    POST /.well-known/est[/LABEL]/simpleenroll, simplereenroll, serverkeygen
 
 What RFC 8995 says about status codes in several places is settled by `STATUS` (docs/divergences.md): 400 cannot be
 read; 401 proximity, with the connection closed, or no client certificate; 403 not authentic, or an operator could
@@ -161,6 +161,7 @@ class _Enrollment:
         app.router.add_get(at(est.Operation.CSRATTRS), labelled(self.csr_attributes), allow_head=False)
         app.router.add_post(at(est.Operation.SIMPLEENROLL), labelled(self.simple_enroll))
         app.router.add_post(at(est.Operation.SIMPLEREENROLL), labelled(self.simple_reenroll))
+        app.router.add_post(at(est.Operation.SERVERKEYGEN), labelled(self.server_key))
 
     async def ca_certificates(self, request: web.Request, label: str) -> web.Response:
         certificates = await self._service.ca_certificates(brski_http.peer(request), label)
@@ -184,6 +185,11 @@ class _Enrollment:
         certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
         return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
+    async def server_key(self, request: web.Request, label: str) -> web.Response:
+        csr = await _csr(request, proof_of_possession=False)  # key and signature do not count (RFC 7030, 4.4.1)
+        media_type, body = est.write_server_key(await self._service.server_key(csr, brski_http.peer(request), label))
+        return brski_http.reply(200, body, media_type)
+
     async def enroll_status(self, request: web.Request) -> web.Response:
         body = await _telemetry(request)
         await self._service.enroll_status(body, brski_http.peer(request))
@@ -197,10 +203,11 @@ async def _telemetry(request: web.Request) -> bytes:
     return await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES)
 
 
-async def _csr(request: web.Request) -> x509.CertificateSigningRequest:
+async def _csr(request: web.Request, *, proof_of_possession: bool = True) -> x509.CertificateSigningRequest:
     if brski_http.media_type(request) != est.PKCS10:
         raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
-    return est.read_csr(est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES)))
+    body = est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES))
+    return est.read_csr(body, proof_of_possession=proof_of_possession)
 
 
 def _binding(request: web.Request) -> bytes | None:

@@ -101,7 +101,7 @@ class RegistrarService:
     ) -> None:
         self.store, self.policies, self.clock = store, policies, clock
         self.strangers: deque[Stranger] = deque(maxlen=MAX_STRANGERS)
-        self._credential, self._masa, self._patience = credential, masa, masa_patience
+        self.credential, self._masa, self._patience = credential, masa, masa_patience
         self._tls_certificate = tls_certificate or credential.certificate
         self._judge = Judge(masa, policies.store, credential)
         self._flights = Flights()
@@ -214,8 +214,8 @@ class RegistrarService:
             # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
             return before.rvr
         hint = attempt.policy.domain.pin_hint
-        shown = vouchering.certificates_shown(self._credential, hint, self._tls_certificate)
-        return vouchering.sign(rvr, attempt.format, self._credential, attempt.pledge.manufacturer, shown)
+        shown = vouchering.certificates_shown(self.credential, hint, self._tls_certificate)
+        return vouchering.sign(rvr, attempt.format, self.credential, attempt.pledge.manufacturer, shown)
 
     async def _fetch(
         self, attempt: Attempt, maker: Maker, base: str, rvr: VoucherRequest, signed: bytes
@@ -228,7 +228,7 @@ class RegistrarService:
             if maker.record.wait_for_masa and error.reason in _PASSING:
                 raise NotYet("masa-not-ready", str(error), MASA_RETRY_SECONDS) from error
             raise
-        own, now = self._credential.chain, self.clock()
+        own, now = self.credential.chain, self.clock()
         voucher = vouchering.accept(raw, attempt.format, rvr, maker.record, maker.vouchers, own, now)
         return raw, "" if voucher is None else str(voucher.assertion or "")
 
@@ -258,13 +258,11 @@ class RegistrarService:
             manufacturer=manufacturer, serial_number=serial_number
         )
         rvr = vouchering.compose_nonceless(serial_number, issuer, now, renewed=entry.voucher if renew else None)
-        shown = vouchering.certificates_shown(self._credential, PinHint.ROOT, self._tls_certificate)
-        signed = vouchering.sign(rvr, artifact_format, self._credential, maker.record, shown)
+        shown = vouchering.certificates_shown(self.credential, PinHint.ROOT, self._tls_certificate)
+        signed = vouchering.sign(rvr, artifact_format, self.credential, maker.record, shown)
         media_type = artifact_format.media_type
         raw = await self._masa.request_voucher(maker, base, signed, media_type, media_type)
-        voucher = vouchering.accept(
-            raw, artifact_format, rvr, maker.record, maker.vouchers, self._credential.chain, now
-        )
+        voucher = vouchering.accept(raw, artifact_format, rvr, maker.record, maker.vouchers, self.credential.chain, now)
         await store.allow(replace(entry, voucher=raw, voucher_type=media_type), now)
         return voucher
 
