@@ -25,7 +25,7 @@ from brski_common.certificates import Credential, to_pem
 from brski_common.database import Database
 from brski_masa import factory
 from brski_masa import founding as masa_founding
-from brski_masa.policy import IdentityKind
+from brski_masa.parties import IdentityKind
 from brski_masa.store import Store
 from brski_registrar import founding as registrar_founding
 from brski_registrar.policy import Admission, Manufacturer
@@ -92,9 +92,25 @@ class Stage:
             "domain_ca": domain,
         }
 
-    def found(self, *, interfaces: Sequence[str] = ()) -> None:
-        """Make maker and plant: authorities, keys, settings. Any free port is taken when they start to serve."""
+    async def found(self, *, interfaces: Sequence[str] = ()) -> None:
+        """Make maker and plant: authorities, keys, settings, and the plant's trust in the maker.
+
+        Any free port is taken when they start to serve.
+        """
         now = datetime.now(UTC)
+        await asyncio.to_thread(self._found, interfaces, now)
+        anchors = {name: path.read_text(encoding="ascii") for name, path in self.anchors.items()}
+        record = Manufacturer(
+            name=MAKER,
+            idevid_anchors=anchors["manufacturer"],
+            masa_tls_anchors=anchors["masa_tls"],
+            voucher_anchors=anchors["masa_voucher"],
+            masa_hosts=(f"{HOST}:*",),  # the MASA's port is not known yet
+        )
+        async with await self._registrar_database() as database:
+            await PolicyStore(database).put_manufacturer(record, now)
+
+    def _found(self, interfaces: Sequence[str], now: datetime) -> None:
         self.pledges.mkdir(parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         masa = masa_founding.Plan(
@@ -115,7 +131,7 @@ class Stage:
             for number, role in enumerate(roles, 1)
         ]
         await self._sell(made, now)
-        await self._allow([device for device, _ in made], masa_authority, now)
+        await self._allow([device for device, _ in made], now)
         return tuple(device for device, _ in made)
 
     async def _sell(self, made: Sequence[tuple[Device, x509.Certificate]], now: datetime) -> None:
@@ -135,26 +151,19 @@ class Stage:
         finally:
             await store.close()
 
-    async def _allow(self, devices: Sequence[Device], masa_authority: str, now: datetime) -> None:
-        """Tell the registrar whom to admit."""
-        anchors = {name: path.read_text(encoding="ascii") for name, path in self.anchors.items()}
-        record = Manufacturer(
-            name=MAKER,
-            idevid_anchors=anchors["manufacturer"],
-            masa_tls_anchors=anchors["masa_tls"],
-            voucher_anchors=anchors["masa_voucher"],
-            masa_hosts=(masa_authority,),
-        )
+    async def _allow(self, devices: Sequence[Device], now: datetime) -> None:
+        """Put devices on the registrar's allow-list."""
         listed = tuple(
             Admission(manufacturer=MAKER, serial_number=device.serial)
             for device in devices
             if device.role in {"good", "not-owned"}
         )
+        async with await self._registrar_database() as database:
+            await PolicyStore(database).allow_all(listed, now)
+
+    async def _registrar_database(self) -> Database:
         url = f"sqlite:///{self.registrar / 'registrar.sqlite'}"
-        async with await asyncio.to_thread(lambda: Database.open(url, migrations=MIGRATIONS)) as database:
-            policies = PolicyStore(database)
-            await policies.put_manufacturer(record, now)
-            await policies.allow_all(listed, now)
+        return await asyncio.to_thread(lambda: Database.open(url, migrations=MIGRATIONS))
 
 
 def _make_device(

@@ -31,7 +31,7 @@ from brski_common.http import accepts, error_middleware, media_type, peer, plain
 from brski_common.logs import logger
 from brski_masa.authentication import HttpAuthentication
 from brski_masa.limiting import Allowance
-from brski_masa.policy import Requester
+from brski_masa.parties import Requester
 from brski_masa.service import AuditAnswer, Masa
 
 PREFIXES: Final = ("/.well-known/brski", "/.well-known/est")

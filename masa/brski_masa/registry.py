@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, se
 from brski_common.artifact import Format
 from brski_common.certificates import domain_id, idevid_issuer, serial_number, spki_sha256, to_der
 from brski_common.errors import Refused, Unknown
-from brski_masa.policy import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin
+from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin
 from brski_masa.schema import audit_log, devices, identities, owners, ownerships
 
 AnyRow = Row[*tuple[Any, ...]]

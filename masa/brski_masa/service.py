@@ -23,7 +23,8 @@ from brski_common.voucher import Assertion, Voucher
 from brski_masa import audit, policy, vouchering
 from brski_masa.audit import Entry
 from brski_masa.keyring import Signers
-from brski_masa.policy import Decision, Device, Requester, Terms
+from brski_masa.parties import Device, Identity, Requester, is_known
+from brski_masa.policy import Decision, Terms
 from brski_masa.store import Store
 from brski_masa.vouchering import Examined, Trust
 
@@ -141,7 +142,7 @@ class Masa:
         await self._record(voucher, device, decision, hashlib.sha256(to_der(pin)).digest(), "operator")
         return self._sign(voucher, answer_format, device)
 
-    async def _customers(self, device: Device, examined: Examined, requester: Requester) -> Sequence[policy.Identity]:
+    async def _customers(self, device: Device, examined: Examined, requester: Requester) -> Sequence[Identity]:
         """Owners of other devices as whom the requester may be known; asked for only where it matters."""
         if not policy.needs_customers(device, examined, self._terms):
             return ()
@@ -252,12 +253,12 @@ class Masa:
     ) -> None:
         """5.8: owners now or once; to others the device does not exist, so that nobody can list our customers."""
         known = device.owner.identities if device.owner is not None else ()
-        if policy.is_known(known, examined, requester, self._terms, now):
+        if is_known(known, examined, requester, self._terms.accepted, now):
             return
         if audit.is_owner_in_log(entries, examined.path_keys):
             return
         former = await self.store.former_identities(device.id)
-        if not policy.is_known(former, examined, requester, self._terms, now):
+        if not is_known(former, examined, requester, self._terms.accepted, now):
             raise Unknown("device-unknown", f"the requester never owned {device.serial_number}")
 
     def _check_replay(self, entries: Sequence[Entry], request: bytes, requester: Requester) -> None:

@@ -13,10 +13,11 @@ from pathlib import Path
 from brski_common import http, keys, logs, tls
 from brski_common import settings as settings_files
 from brski_masa.authentication import HttpAuthentication
+from brski_masa.fetching import Fetcher
 from brski_masa.http import Front
 from brski_masa.keyring import load_signers, load_trust
 from brski_masa.limiting import Allowance
-from brski_masa.policy import IdentityKind
+from brski_masa.parties import IdentityKind
 from brski_masa.revocation import Revocation
 from brski_masa.service import CONTENT_TYPES, AuditTerms, Masa
 from brski_masa.settings import ENVIRONMENT_PREFIX, Settings
@@ -132,9 +133,5 @@ def _revocation(settings: Settings) -> Revocation | None:
     terms = settings.revocation
     if not terms.check:
         return None
-    return Revocation(
-        hosts=terms.hosts,
-        only_hosts=terms.only_hosts,
-        refuse_unreachable=terms.unreachable == "refuse",
-        seconds=terms.seconds,
-    )
+    fetcher = Fetcher(hosts=frozenset(terms.hosts), only_hosts=terms.only_hosts, seconds=terms.seconds)
+    return Revocation(fetcher.fetch, refuse_unreachable=terms.unreachable == "refuse")

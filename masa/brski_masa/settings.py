@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from brski_common.settings import DatabaseUrl, KeyUri, Section
-from brski_masa.policy import DevicePolicy, IdentityKind, Pin, Terms
+from brski_masa.parties import DevicePolicy, IdentityKind, Pin
+from brski_masa.policy import Terms
 
 ENVIRONMENT_PREFIX = "BRSKI_MASA_"
 

@@ -23,7 +23,7 @@ from brski_common.errors import Refused, Unknown
 from brski_common.voucher import Assertion
 from brski_masa import registry
 from brski_masa.audit import FIRST, Entry, Link, digest
-from brski_masa.policy import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin
+from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin
 from brski_masa.registry import LAST_PIN, AnyRow, name_hash
 from brski_masa.schema import audit_links, audit_log, devices
 

@@ -16,7 +16,8 @@ from brski_common.paths import Anchors
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_masa.audit import Entry
 from brski_masa.keyring import Signers
-from brski_masa.policy import IdentityKind, Requester, Terms
+from brski_masa.parties import IdentityKind, Requester
+from brski_masa.policy import Terms
 from brski_masa.service import AuditTerms, Masa, RevocationChecker
 from brski_masa.store import Store
 from brski_masa.vouchering import Trust

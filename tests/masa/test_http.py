@@ -19,7 +19,8 @@ from brski_common.voucher import Voucher
 from brski_masa.authentication import HttpAuthentication, verifier
 from brski_masa.http import EXPLANATIONS, AnswerMode, Front
 from brski_masa.limiting import Allowance
-from brski_masa.policy import DevicePolicy, IdentityKind, Terms
+from brski_masa.parties import DevicePolicy, IdentityKind
+from brski_masa.policy import Terms
 from tests.masa.plant import MAKER, OTHER_PLANT, PLANT, Desk, nonceless, open_desk, rvr
 from tests.support.world import fresh
 

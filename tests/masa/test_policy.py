@@ -12,15 +12,9 @@ from brski_common.artifact import Format
 from brski_common.certificates import Credential, idevid_issuer, spki_sha256, to_der
 from brski_common.errors import BrskiError, Refused, Unknown, Untrusted
 from brski_common.voucher import Assertion
+from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin, Requester
 from brski_masa.policy import (
     Decision,
-    Device,
-    DevicePolicy,
-    Identity,
-    IdentityKind,
-    Owner,
-    Pin,
-    Requester,
     Terms,
     choose_expiry,
     choose_format,

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from brski_common import issuing
 from brski_common.certificates import Credential
 from brski_common.errors import BrskiError, PeerFailed, Refused, Untrusted
-from brski_masa.revocation import Fetcher, Revocation, check_crl, check_ocsp, is_public, ocsp_request, servers_of
+from brski_masa.fetching import Fetcher, is_public
+from brski_masa.revocation import Revocation, check_crl, check_ocsp, ocsp_request, servers_of
 from tests.masa.plant import MAKER, OTHER_PLANT, PLANT, nonceless, open_desk, pvr, registrar_under, rvr
 from tests.support.world import NOW, fresh, make_key
 
@@ -90,7 +91,7 @@ class Web:
 
 
 async def ask(web: Web, who: Credential, *, refuse: bool = True) -> datetime | None:
-    return await Revocation(fetch=web.fetch, refuse_unreachable=refuse).check(who.chain, NOW)
+    return await Revocation(web.fetch, refuse_unreachable=refuse).check(who.chain, NOW)
 
 
 @pytest.mark.req("MA-03", "V-CMS-08")
@@ -172,7 +173,7 @@ def test_any_answer_raises_only_our_errors(data: bytes) -> None:
 
 async def test_crl_is_fetched_once() -> None:
     web = Web(crl=crl())
-    checker = Revocation(fetch=web.fetch)
+    checker = Revocation(web.fetch)
     for _ in range(3):
         await checker.check(WITH_CRL.chain, NOW)
     assert len(web.asked) == 1
@@ -186,7 +187,7 @@ async def test_masa_asks_only_for_requests_it_would_grant_and_keeps_the_voucher_
     tmp_path: Path,
 ) -> None:
     web = Web(crl=crl(made=NOW - timedelta(hours=23, minutes=50)))
-    async with open_desk(tmp_path, revocation=Revocation(fetch=web.fetch)) as desk:
+    async with open_desk(tmp_path, revocation=Revocation(web.fetch)) as desk:
         device, sold = await desk.sell(MAKER.idevid(fresh())), MAKER.idevid(fresh())
         await desk.sell(sold, owner="Other Plant")
         inside = pvr(sold, WITH_CRL.certificate)

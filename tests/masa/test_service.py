@@ -12,7 +12,8 @@ from brski_common.artifact import Format
 from brski_common.certificates import domain_id, idevid_issuer, load_certificate
 from brski_common.errors import BrskiError, Refused, Unknown, Untrusted
 from brski_common.voucher import Assertion
-from brski_masa.policy import DevicePolicy, IdentityKind, Requester, Terms
+from brski_masa.parties import DevicePolicy, IdentityKind, Requester
+from brski_masa.policy import Terms
 from brski_masa.service import AuditTerms
 from tests.masa.plant import (
     MAKER,

@@ -11,7 +11,7 @@ from brski_common.certificates import Credential, to_pem
 from brski_common.errors import Misconfigured
 from brski_masa import founding, serving
 from brski_masa.keyring import load_signers
-from brski_masa.policy import DevicePolicy, IdentityKind
+from brski_masa.parties import DevicePolicy, IdentityKind
 from brski_masa.settings import ENVIRONMENT_PREFIX, Settings
 from tests.support.vectors import vector
 from tests.support.world import NOW

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from brski_common.certificates import idevid_issuer, spki_sha256
 from brski_common.errors import Refused, Unknown
 from brski_masa.audit import Entry, verify_chain
-from brski_masa.policy import DevicePolicy, IdentityKind, Pin
+from brski_masa.parties import DevicePolicy, IdentityKind, Pin
 from brski_masa.schema import metadata
 from brski_masa.store import MAX_ENTRIES_READ, Store
 from tests.masa.plant import MAKER, OTHER_PLANT, PLANT, open_desk, rvr

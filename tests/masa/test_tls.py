@@ -19,7 +19,7 @@ from brski_common.http import Server
 from brski_common.http_client import HttpClient, HttpResponse
 from brski_common.paths import Anchors, build_path
 from brski_masa import factory, founding, serving
-from brski_masa.policy import IdentityKind
+from brski_masa.parties import IdentityKind
 from brski_masa.service import CONTENT_TYPES
 from brski_masa.settings import Settings
 from brski_masa.store import Store

@@ -25,7 +25,7 @@ from brski_masa.commands.showing import (
     the_device,
     with_store,
 )
-from brski_masa.policy import Device, DevicePolicy, IdentityKind, Pin
+from brski_masa.parties import Device, DevicePolicy, IdentityKind, Pin
 from brski_masa.service import CONTENT_TYPES
 from brski_masa.store import Store
 

@@ -10,7 +10,7 @@ from brski_common.certificates import Credential, HardwareModuleName, common_nam
 from brski_common.errors import Misconfigured
 from brski_masa import factory, founding, linting, serving
 from brski_masa.commands.showing import DEFAULT_CONFIG, Config, choice, key_kind, show_one, show_rows, with_store
-from brski_masa.policy import DevicePolicy
+from brski_masa.parties import DevicePolicy
 from brski_masa.settings import Settings
 from brski_masa.store import Store
 

@@ -9,7 +9,7 @@ import typer
 from brski_common import cli, keys
 from brski_common.errors import Unknown
 from brski_masa.audit import Link
-from brski_masa.policy import Device, Owner
+from brski_masa.parties import Device, Owner
 from brski_masa.settings import Settings
 from brski_masa.store import Store
 
