@@ -1,92 +1,44 @@
-"""The `brski-registrar` command. An adapter: it reads options and calls what others decide."""
+"""The `brski-registrar` command: exit 0 done, 1 refused or failed with one line why, 2 wrong usage.
 
-import logging
+`serve` takes a short way, so that a running registrar holds neither typer nor rich nor the other verbs.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
-
-from brski_common import cli, logs
-from brski_registrar import founding
-from brski_registrar.commands import authority, devices, policies
-from brski_registrar.commands.authority import KeyKind, key_kind
-from brski_registrar.commands.joining import join_proxy
-from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, ask_secret, load_settings
-from brski_registrar.runtime import run, utc_now
-from brski_registrar.settings import DEFAULT_PORT
-
-app = cli.application("The registrar of a BRSKI plant (RFC 8995): it admits devices and gives them certificates.")
-app.command("join-proxy", epilog="Example: `brski-registrar join-proxy --listen '[fe80::1%eth1]:0' --registrar mdns`")(
-    join_proxy
-)
-app.add_typer(devices.devices, name="device")
-app.add_typer(policies.app, name="policy")
-app.add_typer(devices.vouchers, name="voucher")
-app.add_typer(devices.certificates, name="cert")
-app.add_typer(authority.app, name="ca")
+from brski_common.errors import BrskiError
 
 
-@app.command(epilog='Example: `brski-registrar init plant --name "Example Plant" --host registrar.plant.example`')
-def init(
-    folder: Annotated[Path, typer.Argument(help="Folder to make, or an empty one.", metavar="DIR")],
-    name: Annotated[str, typer.Option(help="The plant's name, in its certificates.")] = "Example Plant",
-    host: Annotated[
-        list[str] | None, typer.Option(help="Name or address under which devices reach it. May be repeated.")
-    ] = None,
-    listen: Annotated[
-        str | None, typer.Option(help="Address to listen on; default: the --host that is an address, else all.")
-    ] = None,
-    port: Annotated[int, typer.Option(help="TCP port; 0 takes any free one.", min=0, max=65535)] = DEFAULT_PORT,
-    kind: KeyKind = "P-256",
-    root_key: Annotated[str | None, typer.Option(help="pkcs11: URI of a root key that is there already.")] = None,
-    issuing_key: Annotated[str | None, typer.Option(help="pkcs11: URI of a key for the issuing CA.")] = None,
-    interface: Annotated[
-        list[str] | None, typer.Option(help="Announce the registrar by mDNS on this interface. May be repeated.")
-    ] = None,
-    as_json: cli.Json = False,
-) -> None:
-    """Found a plant: domain CA, registrar certificate and settings, ready to serve."""
-    plan = founding.Plan(
-        name=name,
-        hosts=host or ["localhost", "127.0.0.1"],
-        listen=listen,
-        port=port,
-        kind=key_kind(kind),
-        root_key=root_key,
-        issuing_key=issuing_key,
-        interfaces=interface or (),
-    )
-    path = founding.found(folder, plan, utc_now(), ask_secret).absolute()
-    value = {"config": path, "domain_ca": path.parent / "anchors/domain-ca.pem"}
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command, and exit."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["serve"] and not {"--help", "-h"} & set(given):
+        sys.exit(_serve(given[1:]))
+    from brski_registrar.commands.application import app  # noqa: PLC0415 -- see above
 
-    def human() -> None:
-        cli.show(f"wrote {path}")
-        cli.show(f"admit a manufacturer:  brski-registrar policy allow NAME --config {path} …")
-        cli.show(f"then:                  brski-registrar serve --config {path}")
-
-    cli.answer(value, as_json, human)
+    app(given, prog_name="brski-registrar")
 
 
-@app.command(epilog="Example: `brski-registrar serve --config plant/registrar.toml`")
-def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
-    """Serve devices until SIGTERM or SIGINT. With --json one line on standard output says where it listens."""
-    settings = load_settings(config)
-    logs.configure(json=settings.log.json_lines, level=settings.log.level)
-    logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every odd packet that somebody sends
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+def _serve(given: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="brski-registrar serve", add_help=False)
+    parser.add_argument("--config", type=Path, default=Path("registrar.toml"))
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args(given)
+    # structlog takes rich for tracebacks wherever it finds it, which is 3 MB for nothing in a service.
+    sys.modules.setdefault("rich", None)  # type: ignore[arg-type] # None: "there is no such module"
+    from brski_registrar import runtime  # noqa: PLC0415 -- see above
 
-    def listening(url: str) -> None:
-        if as_json:
-            cli.emit({"event": "listening", "url": url})
-        else:
-            cli.say(f"the registrar listens at {url}")
-
-    cli.run_async(run(settings, listening, ask_secret))
-
-
-def main() -> None:
-    """Run the command."""
-    app(prog_name="brski-registrar")
+    try:
+        runtime.run(options.config, as_json=options.json)
+    except BrskiError as error:
+        print(f"brski-registrar: {error}", file=sys.stderr)
+        if options.json:
+            print(json.dumps({"error": error.reason, "detail": error.detail}))
+        return 1
+    return 0
 
 
 if __name__ == "__main__":

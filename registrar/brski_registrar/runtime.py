@@ -5,7 +5,11 @@ running requests finish, then the database closes.
 """
 
 import asyncio
+import getpass
+import json
+import logging
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -15,18 +19,18 @@ from typing import Final
 
 from brski_common import http as brski_http
 from brski_common import keys, logs, tls
+from brski_common import settings as common_settings
 from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
 from brski_common.database import Database
 from brski_common.errors import Misconfigured
 from brski_common.keys import Secret
 from brski_registrar import http, renewing
-from brski_registrar.announcing import announce
 from brski_registrar.ca import LocalAuthority
 from brski_registrar.est_service import DEFAULT_LABEL, EstService
 from brski_registrar.masa_client import HttpMasaClient
 from brski_registrar.policy_store import PolicyStore, PolicyView
 from brski_registrar.service import RegistrarService
-from brski_registrar.settings import Settings
+from brski_registrar.settings import ENV_PREFIX, Settings
 from brski_registrar.store import MIGRATIONS, Store
 
 MAX_SECRET_BYTES: Final = 4096
@@ -109,21 +113,48 @@ async def serving(settings: Settings, secret: Secret | None = None, clock: Clock
         )
         stack.push_async_callback(server.close)
         stack.push_async_callback(_ended, asyncio.create_task(parts.service.watch()))
-        await stack.enter_async_context(announce(settings.discovery, server.port))
+        if settings.discovery.is_on:
+            from brski_registrar.announcing import announce  # noqa: PLC0415 -- zeroconf takes 3 MB
+
+            await stack.enter_async_context(announce(settings.discovery, server.port))
         yield Registrar(server, parts)
 
 
-async def run(settings: Settings, listening: Callable[[str], None], secret: Secret | None = None) -> None:
-    """Serve until SIGTERM or SIGINT; `listening` is called with the URL."""
+def run(config: Path, *, as_json: bool = False) -> None:
+    """Serve until SIGTERM or SIGINT. With `as_json` a line on standard output says where; raises BrskiError."""
+    settings = load_settings(config)
+    logs.configure(json=settings.log.json_lines, level=settings.log.level)
+    logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every odd packet that somebody sends
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    asyncio.run(_run(settings, as_json=as_json))
+
+
+async def _run(settings: Settings, *, as_json: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with serving(settings, secret) as registrar:
+    async with serving(settings, ask_secret) as registrar:
         log.info("listening", url=registrar.url)
-        listening(registrar.url)
+        if as_json:
+            print(json.dumps({"event": "listening", "url": registrar.url}), flush=True)
         await stop.wait()
         log.info("stopping")
+
+
+def load_settings(config: Path) -> Settings:
+    """The settings in a file; raises Misconfigured."""
+    if not config.exists():
+        advice = "make one with `brski-registrar init DIR`, or name it with --config"
+        raise Misconfigured("settings-unreadable", f"{config}: no such file; {advice}")
+    return common_settings.load(Settings, config, ENV_PREFIX)
+
+
+def ask_secret(what: str) -> str:
+    """Ask the person at the terminal for a passphrase or PIN; raises Misconfigured where there is none."""
+    if not sys.stdin.isatty():
+        raise Misconfigured("secret-missing", f"{what}: a passphrase or PIN is needed, and there is no terminal to ask")
+    return getpass.getpass(f"Passphrase or PIN for {what}: ")
 
 
 def load_identity(settings: Settings, secret: Secret | None = None) -> Credential:

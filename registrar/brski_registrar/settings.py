@@ -116,6 +116,11 @@ class Discovery(Section):
         default=MIN_FLOOD_SECONDS, ge=MIN_FLOOD_SECONDS, le=86400, description="Between two GRASP floods, at least 60"
     )
 
+    @property
+    def is_on(self) -> bool:
+        """Whether anything is to be announced."""
+        return self.mdns or self.proxy or self.grasp
+
 
 class Masa(Section):
     """How MASAs are asked. Which MASA a maker has is policy."""

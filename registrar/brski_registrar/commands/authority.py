@@ -11,9 +11,9 @@ from brski_common.certificates import fingerprint, to_pem
 from brski_common.errors import Misconfigured
 from brski_common.keys import Kind
 from brski_registrar import renewing
-from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, ask_secret, load_settings
+from brski_registrar.commands.opening import DEFAULT_CONFIG, Config
 from brski_registrar.founding import write_certificates
-from brski_registrar.runtime import utc_now
+from brski_registrar.runtime import ask_secret, load_settings, utc_now
 from brski_registrar.settings import Settings
 
 KINDS: Final[dict[str, Kind]] = {

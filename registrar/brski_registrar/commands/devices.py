@@ -17,12 +17,10 @@ from brski_registrar.commands.opening import (
     Config,
     Maker,
     Serial,
-    ask_secret,
     desk,
     find_device,
-    load_settings,
 )
-from brski_registrar.runtime import assembled, utc_now
+from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
 from brski_registrar.schema import Device, Entry, Issued, StoredVoucher
 
 FORMATS: Final = {each.name.lower(): each for each in Format}

@@ -1,7 +1,5 @@
 """What the verbs share: options, settings, the open database."""
 
-import getpass
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -10,12 +8,10 @@ from typing import Annotated, Final
 
 import typer
 
-from brski_common import settings as common_settings
 from brski_common.errors import Misconfigured, Unknown
 from brski_registrar.policy_store import PolicyStore
-from brski_registrar.runtime import opened
+from brski_registrar.runtime import load_settings, opened
 from brski_registrar.schema import Device
-from brski_registrar.settings import ENV_PREFIX, Settings
 from brski_registrar.store import Store
 
 Config = Annotated[Path, typer.Option("--config", help="The settings file that `init` wrote.")]
@@ -34,14 +30,6 @@ class Desk:
     policies: PolicyStore
 
 
-def load_settings(config: Path) -> Settings:
-    """The settings; raises Misconfigured."""
-    if not config.exists():
-        advice = "make one with `brski-registrar init DIR`, or name it with --config"
-        raise Misconfigured("settings-unreadable", f"{config}: no such file; {advice}")
-    return common_settings.load(Settings, config, ENV_PREFIX)
-
-
 @asynccontextmanager
 async def desk(config: Path) -> AsyncIterator[Desk]:
     """Store and policy of the registrar with this settings file; the registrar may be running."""
@@ -58,10 +46,3 @@ async def find_device(store: Store, serial_number: str, manufacturer: str | None
         makers = ", ".join(device.manufacturer for device in found)
         raise Misconfigured("device-ambiguous", f"{serial_number} is a device of {makers}: add --manufacturer")
     return max(found, key=lambda device: device.changed_at)
-
-
-def ask_secret(what: str) -> str:
-    """Ask the person at the terminal for a passphrase or PIN; raises Misconfigured where there is none."""
-    if not sys.stdin.isatty():
-        raise Misconfigured("secret-missing", f"{what}: a passphrase or PIN is needed, and there is no terminal to ask")
-    return getpass.getpass(f"Passphrase or PIN for {what}: ")

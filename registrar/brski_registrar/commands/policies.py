@@ -2,6 +2,7 @@
 
 import csv
 import io
+import ipaddress
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -192,7 +193,7 @@ def domain_policy(
     """Show what holds for every device, or change it."""
     given = _given(
         {
-            "sources": None if source is None else tuple(each for each in source if each),
+            "sources": None if source is None else tuple(map(_network, filter(None, source))),
             "pin_hint": pin_hint,
             "approval": approval,
             "organization": organization,
@@ -236,6 +237,13 @@ async def _record(at: Desk, name: str) -> Manufacturer:
     if maker is None:
         raise Unknown("manufacturer-unknown", f"{name}: `policy list` shows those that are admitted")
     return maker.record
+
+
+def _network(text: str) -> str:
+    try:
+        return str(ipaddress.ip_network(text, strict=False))
+    except ValueError as error:
+        raise Misconfigured("policy-malformed", f"--source {text[:80]!a}: a network is wanted, 10.1.0.0/16") from error
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:

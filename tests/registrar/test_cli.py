@@ -1,0 +1,382 @@
+"""The command line: whole programs from init to SIGTERM, and every verb on a real database."""
+
+import asyncio
+import json
+import signal
+import ssl
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from brski_common import est
+from brski_common.certificates import load_pem, to_pem
+from brski_registrar.commands.application import app
+from brski_registrar.lifecycle import State
+from brski_registrar.policy import Admit, Approval
+from tests.support.plant import Plant, reason_of
+from tests.support.world import Manufacturer
+
+COMMAND = [sys.executable, "-m", "brski_registrar"]
+MAKER = Manufacturer()
+
+
+def run(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(app, [str(each) for each in arguments], prog_name="brski-registrar")
+    assert result.exit_code == code, result.output
+    return result
+
+
+def answer(*arguments: str | Path, code: int = 0) -> Any:  # noqa: ANN401 -- whatever the command says
+    return json.loads(run(*arguments, "--json", code=code).stdout)
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    run("init", tmp_path / "plant", "--port", "0")
+    return tmp_path / "plant/registrar.toml"
+
+
+@pytest.fixture
+def anchors(tmp_path: Path) -> Path:
+    file = tmp_path / "maker.pem"
+    file.write_bytes(to_pem(MAKER.root.certificate))
+    return file
+
+
+@contextmanager
+def started(*arguments: str | Path) -> Iterator[tuple["subprocess.Popen[str]", dict[str, Any]]]:
+    """A program that listens, and what it said about that."""
+    command = [*COMMAND, *map(str, arguments), "--json"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, process.stderr and process.stderr.read()
+            yield process, json.loads(line)
+        finally:
+            process.kill()
+
+
+# Programs
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_from_init_to_serve_to_a_clean_end(config: Path, number: signal.Signals) -> None:
+    trusting = ssl.create_default_context(cafile=str(config.parent / "anchors/domain-ca.pem"))
+    with started("serve", "--config", config) as (process, event):
+        assert event["event"] == "listening"
+        with urlopen(f"{event['url']}/.well-known/est/cacerts", context=trusting) as response:
+            certificates = est.parse_certs_only(est.decode_body(response.read()))
+        assert load_pem((config.parent / "anchors/domain-ca.pem").read_bytes())[0] in certificates
+        process.send_signal(number)
+        assert process.wait(10) == 0
+        assert process.stdout is not None
+        assert process.stdout.read() == ""
+    assert (config.parent / "registrar.sqlite").exists()
+
+
+def test_a_join_proxy_leads_to_the_registrar(config: Path) -> None:
+    trusting = ssl.create_default_context(cafile=str(config.parent / "anchors/domain-ca.pem"))
+    with started("serve", "--config", config) as (_, registrar):
+        where = registrar["url"].removeprefix("https://")
+        with started("join-proxy", "--listen", "127.0.0.1:0", "--any-address", "--registrar", where) as (proxy, event):
+            url = f"https://{event['host']}:{event['port']}/.well-known/est/cacerts"
+            with urlopen(url, context=trusting) as response:
+                assert response.status == 200
+            proxy.send_signal(signal.SIGTERM)
+            assert proxy.wait(10) == 0
+
+
+@pytest.mark.xdist_group("mdns")
+@pytest.mark.req("DS-12")
+def test_a_join_proxy_finds_its_registrar_by_itself(tmp_path: Path) -> None:
+    run("init", tmp_path / "plant", "--port", "0", "--interface", "127.0.0.1")
+    trusting = ssl.create_default_context(cafile=str(tmp_path / "plant/anchors/domain-ca.pem"))
+    find = ("--registrar", "mdns", "--registrar-interface", "127.0.0.1")
+    proxy = ("join-proxy", "--listen", "127.0.0.1:0", "--any-address")
+    with started("serve", "--config", tmp_path / "plant/registrar.toml"), started(*proxy, *find) as (_, event):
+        url = f"https://{event['host']}:{event['port']}/.well-known/est/cacerts"
+        with urlopen(url, context=trusting) as response:
+            assert response.status == 200
+
+
+def test_the_program_starts_without_a_traceback_for_what_a_user_can_cause(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    cases: list[tuple[list[str], int]] = [
+        (["serve", "--config", str(tmp_path / "missing.toml")], 1),
+        (["serve", "--config", str(tmp_path)], 1),
+        (["init", str(tmp_path / "file" / "below")], 1),
+        (["join-proxy", "--registrar", "r:1", "--listen", "127.0.0.1:0"], 1),
+        (["serve", "--dance"], 2),
+        (["dance"], 2),
+    ]
+    for arguments, code in cases:
+        done = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
+        assert done.returncode == code, (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+        assert done.stdout == ""
+        if code == 1:
+            assert done.stderr.count("\n") == 1, done.stderr
+            assert done.stderr.startswith("brski-registrar: ")
+
+
+def test_serving_is_ready_quickly_and_small(config: Path) -> None:
+    began = time.monotonic()
+    with started("serve", "--config", config) as (process, _):
+        status = Path(f"/proc/{process.pid}/status")
+        if not status.exists():
+            pytest.skip("no /proc on this system")
+        resident = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
+        assert int(resident.split()[1]) < 85 * 1024, resident
+    assert time.monotonic() - began < 20
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--registrar", "nowhere", "--listen", "127.0.0.1:0"], "endpoint-invalid"),
+        (["--registrar", "r:1"], "listen-missing"),
+        (["--registrar", "mdns", "--listen", "[fe80::1%lo]:0"], "registrar-missing"),
+        (["--registrar", "r:1", "--listen", "127.0.0.1:0"], "address-not-link-local"),
+        (["--registrar", "r:1", "--interface", "nope0"], "interface-unknown"),
+        (["--registrar", "r:1", "--interface", "127.0.0.1"], "interface-unusable"),
+        (["--registrar", "r:1", "--interface", "lo", "--log-level", "loud"], "log-level-unknown"),
+    ],
+)
+def test_a_join_proxy_that_cannot_work_says_why(options: list[str], reason: str) -> None:
+    assert answer("join-proxy", *options, code=1)["error"] == reason
+
+
+# init
+
+
+def test_init_says_what_it_made_and_refuses_to_do_it_twice(tmp_path: Path) -> None:
+    value = answer("init", tmp_path / "plant", "--host", "registrar.example", "--key", "Ed25519")
+    assert value["config"] == str(tmp_path / "plant/registrar.toml")
+    assert Path(value["domain_ca"]).exists()
+    assert answer("init", tmp_path / "plant", code=1)["error"] == "already-there"
+    assert answer("init", tmp_path / "other", "--key", "P-257", code=1)["error"] == "key-kind-unknown"
+
+
+# policy
+
+
+def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> None:
+    at = ("--config", config)
+    made = answer(
+        *("policy", "allow", "Example Maker", *at, "--idevid-anchors", anchors, "--masa-tls-anchors", anchors),
+        *("--masa-host", "masa.example:9443", "--masa-host", "*.spare.example", "--serial", "SN-1", "--serial", "SN-2"),
+    )
+    assert made["admit"] == "listed"
+    assert made["added"] == 2
+    changed = answer("policy", "allow", "Example Maker", *at, "--admit", "ask", "--known-domain", "AB:cd")
+    assert changed["admit"] == "ask"
+    assert changed["known_domains"] == ["abcd"]
+    assert changed["masa_hosts"] == ["masa.example:9443", "*.spare.example"]
+    shown = answer("policy", "show", "Example Maker", *at)
+    assert [each["serial_number"] for each in shown["allow_list"]] == ["SN-1", "SN-2"]
+    assert "Example Maker Root CA" in shown["idevid_anchors"][0]
+    (listed,) = answer("policy", "list", *at)["manufacturers"]
+    assert (listed["name"], listed["listed"]) == ("Example Maker", 2)
+    assert "Example Maker" in run("policy", "list", *at).stdout
+    run("policy", "deny", "Example Maker", "--serial", "SN-1", *at)
+    assert answer("policy", "deny", "Example Maker", "--serial", "SN-1", *at, code=1)["error"] == "device-not-listed"
+    run("policy", "remove", "Example Maker", *at)
+    assert answer("policy", "remove", "Example Maker", *at, code=1)["error"] == "manufacturer-unknown"
+    assert answer("policy", "list", *at)["manufacturers"] == []
+
+
+def test_a_new_manufacturer_needs_anchors(config: Path, tmp_path: Path) -> None:
+    at = ("--config", config)
+    result = run("policy", "allow", "Nobody", *at, code=1)
+    assert "--idevid-anchors" in result.stderr
+    garbage = tmp_path / "garbage.pem"
+    garbage.write_text("no certificate")
+    result = run("policy", "allow", "Nobody", *at, "--idevid-anchors", garbage, code=1)
+    assert str(garbage) in result.stderr
+    run("policy", "allow", "Nobody", *at, "--admit", "everybody", code=2)
+
+
+@pytest.mark.req("RA-07")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "SN-1\nSN-2\n",
+        "SN-1,2026-10-01,pump\nSN-2,2026-10-01T10:00:00Z\n",
+        "\ufeffSerial Number,purchased-on,note\nSN-1,2026-10-01,pump\n\nSN-2\n",
+        "note,serial_number,price\npump,SN-1,10\nvalve,SN-2,20\n",
+    ],
+)
+def test_an_allow_list_comes_from_purchasing(config: Path, anchors: Path, tmp_path: Path, text: str) -> None:
+    bought = tmp_path / "bought.csv"
+    bought.write_text(text, encoding="utf-8")
+    at = ("--config", config)
+    made = answer("policy", "allow", "Example Maker", *at, "--idevid-anchors", anchors, "--serials", bought)
+    assert made["added"] == 2
+    listed = answer("policy", "show", "Example Maker", *at)["allow_list"]
+    assert [each["serial_number"] for each in listed] == ["SN-1", "SN-2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [("SN-1,yesterday\n", "entry 1"), ("serial_number\nSN-1\n\x00\n", "list-unreadable"), (f"{'x' * 300}\n", "255")],
+)
+def test_a_list_with_a_mistake_adds_nothing(config: Path, anchors: Path, tmp_path: Path, text: str, told: str) -> None:
+    bought = tmp_path / "bought.csv"
+    bought.write_text(text)
+    at = ("--config", config)
+    result = run("policy", "allow", "Example Maker", *at, "--idevid-anchors", anchors, "--serials", bought, code=1)
+    assert told in result.stderr
+    assert answer("policy", "list", *at)["manufacturers"] == []
+
+
+@pytest.mark.req("PX-06")
+def test_what_holds_for_every_device_is_shown_and_set(config: Path) -> None:
+    at = ("--config", config)
+    assert answer("policy", "domain", *at)["sources"] == ["anywhere"]
+    changed = answer("policy", "domain", *at, "--source", "fd00:10::/64", "--source", "10.0.0.0/8")
+    assert changed["sources"] == ["fd00:10::/64", "10.0.0.0/8"]
+    assert answer("policy", "domain", *at, "--approval", "manual")["sources"] == ["fd00:10::/64", "10.0.0.0/8"]
+    assert answer("policy", "domain", *at, "--source", "")["sources"] == ["anywhere"]
+    assert answer("policy", "domain", *at)["approval"] == "manual"
+    assert answer("policy", "domain", *at, "--source", "10.0.0.0/40", code=1)["error"] == "policy-malformed"
+
+
+# device, voucher, cert
+
+
+async def invoke(*arguments: str | Path, code: int = 0) -> Any:  # noqa: ANN401 -- whatever the command says
+    """In a thread: the command brings its own event loop."""
+    return await asyncio.to_thread(lambda: answer(*arguments, code=code))
+
+
+@pytest.fixture
+def beside(config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Settings of a registrar whose database is that of the fixture `plant`."""
+    monkeypatch.setenv("BRSKI_REGISTRAR_DATABASE__URL", f"sqlite:///{tmp_path}/registrar.sqlite")
+    return config
+
+
+async def test_a_device_is_followed_from_request_to_certificate(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    assert await invoke("device", "list", *at) == []
+    async with plant.vouched("SN-7") as line:
+        await line.enrolled()
+        await line.enroll_status(success=True)
+    (listed,) = await invoke("device", "list", *at)
+    assert (listed["serial_number"], listed["manufacturer"]) == ("SN-7", "Example Maker")
+    shown = await invoke("device", "show", "SN-7", *at)
+    assert "voucher-requested" in [entry["event"] for entry in shown["journal"]]
+    assert len(shown["vouchers"]) == len(shown["certificates"]) == 1
+    (voucher,) = await invoke("voucher", "list", "SN-7", *at)
+    assert voucher["nonce"] == line.nonce
+    (certificate,) = await invoke("cert", "list", "SN-7", *at)
+    pem = (await invoke("cert", "show", "SN-7", *at))["pem"]
+    assert load_pem(pem.encode())[0].subject.rfc4514_string().count("SN-7")
+    assert (await invoke("cert", "revoke", certificate["fingerprint"], *at))["revoked"]
+    assert (await invoke("cert", "revoke", certificate["fingerprint"], *at, code=1))["error"] == "certificate-unknown"
+    human = await asyncio.to_thread(lambda: run("device", "show", "SN-7", *at).stdout)
+    assert "voucher-requested" in human
+
+
+@pytest.mark.req("RA-06")
+async def test_a_device_that_waits_is_approved(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    await plant.change_maker(admit=Admit.ASK)
+    async with plant.connect(plant.maker.idevid("SN-8")) as line:
+        assert (await line.request_voucher(body := line.pvr())).status == 202
+        assert [each["serial_number"] for each in await invoke("device", "list", "--state", "held", *at)] == ["SN-8"]
+        await invoke("device", "approve", "SN-8", *at)
+        assert (await line.request_voucher(body)).status == 200
+    assert (await invoke("device", "approve", "SN-8", *at, code=1))["error"] == "nothing-to-approve"
+    assert ("approved", "admitted") in await plant.told("SN-8")
+
+
+@pytest.mark.req("E-14")
+async def test_a_certificate_request_that_waits_is_approved(plant: Plant, beside: Path) -> None:
+    await plant.change_domain(approval=Approval.MANUAL)
+    async with plant.vouched("SN-9") as line:
+        csr = await line.csr()
+        assert (await line.enroll(csr)).status == 202
+        assert (await invoke("device", "approve", "SN-9", "--config", beside))["state"] == State.CLEARED
+        while (response := await line.enroll(csr)).status == 202:  # what was just written is believed for a second
+            assert reason_of(response) == "waiting-for-operator"
+        assert response.status == 200
+
+
+async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    async with plant.vouched("SN-10") as line:
+        csr = await line.csr()
+        blocked = await invoke("device", "block", "SN-10", "--reason", "stolen", *at)
+        assert (blocked["state"], blocked["reason"]) == ("blocked", "stolen")
+        assert reason_of(await line.enroll(csr)) == "device-blocked"
+        assert (await invoke("device", "unblock", "SN-10", *at))["state"] == "new"
+    assert (await invoke("device", "unblock", "SN-10", *at, code=1))["error"] == "event-out-of-order"
+    assert (await invoke("device", "show", "SN-11", *at, code=1))["error"] == "device-unknown"
+
+
+def test_a_prefetch_without_a_known_maker_is_told(config: Path) -> None:
+    at = ("--config", config)
+    told = answer("voucher", "prefetch", "SN-1", "--manufacturer", "Nobody", *at, code=1)
+    assert told["error"] == "manufacturer-unknown"
+    told = answer("voucher", "prefetch", "SN-1", "--manufacturer", "Nobody", "--format", "xml", *at, code=1)
+    assert told["error"] == "format-unknown"
+
+
+# ca
+
+
+def test_the_domains_certificates_are_shown_exported_and_renewed(config: Path, tmp_path: Path) -> None:
+    at = ("--config", config)
+    assert [each["role"] for each in answer("ca", "show", *at)] == ["registrar", "issuing CA", "root"]
+    exported = tmp_path / "root.pem"
+    run("ca", "export", "--out", exported, *at)
+    assert exported.read_bytes() == (config.parent / "anchors/domain-ca.pem").read_bytes()
+    assert run("ca", "export", *at).stdout.encode() == exported.read_bytes()
+    before = answer("ca", "show", *at)[0]["serial"]
+    assert answer("ca", "renew", *at)["serial"] != before
+    assert "Issuing CA" in answer("ca", "renew", "--issuing", *at)["subject"]
+
+
+@pytest.mark.req("E-09")
+def test_the_root_is_changed_from_the_command_line(config: Path) -> None:
+    at = ("--config", config)
+    assert answer("ca", "change-root", *at, code=1)["error"] == "rollover-not-announced"
+    run("ca", "next-root", *at)
+    assert len(answer("ca", "show", *at)) == 6
+    run("ca", "change-root", *at)
+    run("ca", "retire-root", *at)
+    assert len(answer("ca", "show", *at)) == 3
+    with started("serve", "--config", config) as (_, event):
+        assert event["event"] == "listening"
+
+
+# help
+
+
+def verbs() -> list[list[str]]:
+    group = ("device", "policy", "voucher", "cert", "ca")
+    listed = {
+        "device": ("list", "show", "approve", "block", "unblock"),
+        "policy": ("allow", "deny", "remove", "list", "show", "domain"),
+        "voucher": ("list", "prefetch"),
+        "cert": ("list", "show", "revoke"),
+        "ca": ("show", "export", "renew", "next-root", "change-root", "retire-root"),
+    }
+    return [["init"], ["serve"], ["join-proxy"], *([name, verb] for name in group for verb in listed[name])]
+
+
+@pytest.mark.parametrize("command", verbs(), ids=" ".join)
+def test_every_verb_has_help_with_an_example(command: list[str]) -> None:
+    text = " ".join(run(*command, "--help").stdout.split())
+    assert "Example:" in text
+    assert "--json" in text
