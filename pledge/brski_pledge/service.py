@@ -189,11 +189,11 @@ class Pledge:
                     adapters.carry_out(action)
 
     async def _do(self, action: actions.Persist | actions.MakeKey | actions.Erase) -> Input | None:
-        """What the device does by itself, off the event loop: disks and prime numbers are slow."""
+        """What the device does by itself; off the event loop, because disks, prime numbers and chips are slow."""
         try:
             match action:
                 case actions.MakeKey(attempt, kind):
-                    return actions.KeyMade(attempt, await asyncio.to_thread(self._make_key, kind))
+                    return actions.KeyMade(attempt, await self._key(kind))
                 case actions.Persist(attempt, enrollment):
                     await asyncio.to_thread(self._folder.save, enrollment)
                     return actions.Saved(attempt)
@@ -206,6 +206,11 @@ class Pledge:
             if isinstance(action, actions.Erase):
                 raise
             return actions.NotDone(action.attempt, "disk-failed", error.strerror or "")
+
+    async def _key(self, kind: str) -> PrivateKey:
+        if self._make_key is enrolling.make_key and not kind.startswith("RSA"):
+            return enrolling.make_key(kind)  # quicker than any thread
+        return await asyncio.to_thread(self._make_key, kind)
 
     def _tell(self, event: Event) -> None:
         if self._observer is not None:
