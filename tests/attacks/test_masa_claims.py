@@ -11,7 +11,8 @@ from brski_common import artifact, issuing
 from brski_common.artifact import Format
 from brski_common.certificates import ID_KP_CMC_RA, Credential, domain_id, spki_sha256, subject_key_id, to_der
 from brski_masa.audit import verify_chain
-from brski_masa.policy import DevicePolicy, IdentityKind, Pin, Terms
+from brski_masa.parties import DevicePolicy, IdentityKind, Pin
+from brski_masa.policy import Terms
 from tests.support.forgeries import (
     NONCE,
     ca_with_key_id,

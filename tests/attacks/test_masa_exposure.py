@@ -10,8 +10,9 @@ from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from brski_common import auditlog, cms, issuing, paths
 from brski_common.certificates import ID_KP_CMC_RA, Credential
+from brski_masa.fetching import Fetcher
 from brski_masa.limiting import Allowance
-from brski_masa.revocation import Fetcher, Revocation
+from brski_masa.revocation import Revocation
 from brski_masa.service import AuditTerms
 from brski_registrar.lifecycle import State
 from tests.support.forgeries import NONCE, Canary, crl_of, honest_request, rvr_of, serial_of, voucher_for, voucher_in
@@ -230,7 +231,9 @@ STEERING = (
 @pytest.mark.req("AT-13", "MA-03")
 @pytest.mark.parametrize("how", ["crl", "ocsp"])
 async def test_a_registrars_certificate_steers_the_masa_nowhere(tmp_path: Path, how: str) -> None:
-    async with Canary() as canary, Factory.open(tmp_path, Clock(), revocation=Revocation(seconds=0.5)) as factory:
+    impatient = Fetcher(hosts=frozenset(), only_hosts=False, seconds=0.5)
+    checker = Revocation(impatient.fetch)
+    async with Canary() as canary, Factory.open(tmp_path, Clock(), revocation=checker) as factory:
         await factory.owned_by(HONEST)
         for url in STEERING:
             device, registrar = await factory.device(), registrar_naming(url.format(port=canary.port), how=how)

@@ -15,7 +15,7 @@ from brski_common.certificates import ID_KP_CMC_RA, Credential, domain_id, to_de
 from brski_common.errors import Misconfigured
 from brski_common.http_client import HttpClient
 from brski_common.voucher import VoucherRequest
-from brski_masa.policy import DevicePolicy
+from brski_masa.parties import DevicePolicy
 from brski_pledge import Offer, Outcome, events
 from brski_registrar.lifecycle import State
 from tests.support.forgeries import ca_with_key_id, pvr_of, request_in, rvr_of, serial_of, slug, voucher_for, voucher_in
