@@ -20,7 +20,7 @@ MAX_REPEATS = 40
 RARE = 400  # one input in so many is blown up to its limit
 BLUNT = 0.2  # the share of inputs that get blunt edits: most of those end in the first reader
 
-_EDITS_A_SEED = (0, 1, 1, 1, 1, 1, 1, 2, 2, 3)
+_EDITS_A_SEED = (0, *[1] * 15, 2, 2, 3)
 Index = Callable[[bytes], tuple[Layout | None, tuple[Node, ...]]]
 
 _INTERESTING = bytes((0x00, 0x01, 0x7F, 0x80, 0x81, 0x84, 0xFF, 0x30, 0x24, 0x1F, 0x22, 0x5C, 0x0A, 0x2E))

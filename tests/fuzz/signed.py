@@ -33,13 +33,8 @@ def reader(artifact_format: Format) -> Callable[[bytes], object]:
     """The reader of one envelope: parse it, verify it in each way, and compare with what was signed."""
 
     def read(data: bytes) -> None:
-        if artifact_format is Format.CMS:
-            _check_strict(data)
-        if artifact_format is Format.JWS:
-            _countersignatures(data)
-        if artifact_format is Format.COSE:
-            _check_stripped(data)
         parsed = artifact.parse_any(data, artifact_format)
+        _check_envelope(data, parsed.envelope)
         with suppress(Untrusted):
             parsed.verify_consistent(NOW)
         verified = parsed.verify(seeds.anchors(), None)
@@ -67,33 +62,32 @@ def _each(envelope: artifact.Envelope) -> Sequence[x509.Certificate]:
     return jws.verify_each(envelope)
 
 
-def _check_strict(data: bytes) -> None:
-    """What is taken as DER is taken as BER too, and is the same."""
+def _check_envelope(data: bytes, envelope: artifact.Envelope) -> None:
+    """What only one kind of envelope has."""
+    if isinstance(envelope, cms.SignedData):
+        _check_strict(data, envelope)
+    elif isinstance(envelope, cose.Sign1):
+        _check_stripped(data, envelope)
+    elif len(envelope.signatures) > 1:
+        with suppress(Untrusted, Malformed):
+            holds(len(jws.verify_each(envelope)) == len(envelope.signatures), "a signature was not verified")
+
+
+def _check_strict(data: bytes, envelope: cms.SignedData) -> None:
+    """What is DER is taken by the strict reader too, and nothing else."""
     try:
         strict = cms.parse(data, strict=True)
-    except BrskiError:
-        return
-    holds(strict == cms.parse(data), "DER and BER readers differ")
+    except Malformed:
+        holds(not envelope.is_der, "DER was refused as BER")
+    else:
+        holds(strict == envelope and envelope.is_der, "the strict reader read something else")
 
 
-def _check_stripped(data: bytes) -> None:
+def _check_stripped(data: bytes, envelope: cose.Sign1) -> None:
     """What a registrar hands on without certificates is the same message otherwise."""
-    try:
-        before = cose.parse(data)
-        after = cose.parse(cose.strip_unprotected_certificates(data))
-    except BrskiError:
-        return
-    signed = [(each.protected, each.content, each.signature) for each in (before, after)]
+    after = cose.parse(cose.strip_unprotected_certificates(data))
+    signed = [(each.protected, each.content, each.signature) for each in (envelope, after)]
     holds(signed[0] == signed[1], "stripping changed more than the certificates")
-
-
-def _countersignatures(data: bytes) -> None:
-    """Each signature of a JWS by itself, as PRM has them."""
-    with suppress(BrskiError):
-        envelope = jws.parse(data)
-        if len(envelope.signatures) > 1:
-            signers = jws.verify_each(envelope)
-            holds(len(signers) == len(envelope.signatures), "a signature was not verified")
 
 
 # Paths
