@@ -32,7 +32,12 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class Discover:
-    """Send one round of queries by the active methods; passive ones never stop listening (RFC 8995, 4.1)."""
+    """Send one round of queries by the active methods; passive ones never stop listening (RFC 8995, 4.1).
+
+    `fresh`: the links may be others than before, so listen on them anew.
+    """
+
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,8 +125,8 @@ class Bootstrap:
 
     def _search(self, now: Moment) -> None:
         if self._searching and self._queries.due <= now.seconds:
+            self._emit(actions.Discover(fresh=self._queries.is_fresh))
             self._queries.sent(now.seconds)
-            self._emit(actions.Discover())
             self._emit(actions.Notify(events.Searching()))
 
     # Attempts

@@ -139,15 +139,16 @@ class Queries:
     """When to send the next round of active queries: after 1, 2, 4 … 3600 s (RFC 8995, 4.1)."""
 
     def __init__(self, now: float) -> None:
-        self.due, self._interval = now, FIRST_QUERY_INTERVAL
+        self.due, self._interval, self.is_fresh = now, FIRST_QUERY_INTERVAL, True
 
     def sent(self, now: float) -> None:
         """A round went out."""
         self.due, self._interval = now + self._interval, min(MAX_BACK_OFF, self._interval * 2)
+        self.is_fresh = False
 
     def restart(self, now: float) -> None:
         """A link came up."""
-        self.due, self._interval = now, FIRST_QUERY_INTERVAL
+        self.due, self._interval, self.is_fresh = now, FIRST_QUERY_INTERVAL, True
 
 
 def is_usable(offer: Offer) -> bool:

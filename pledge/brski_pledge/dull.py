@@ -36,10 +36,26 @@ def offers_in(data: bytes, source: str, zone: str) -> tuple[Offer, ...]:
 
 
 class Listener(asyncio.DatagramProtocol):
-    """Calls `found` for each proxy announced on one of the links."""
+    """Calls `found` for each proxy announced on one of the `links` (names of interfaces; none: all)."""
 
-    def __init__(self, found: Callable[[Offer], None]) -> None:
-        self._found = found
+    def __init__(self, found: Callable[[Offer], None], links: Iterable[str] = ()) -> None:
+        self._found, self._links = found, frozenset(links)
+        self._transport: asyncio.DatagramTransport | None = None
+
+    async def start(self) -> None:
+        """Begin to listen, or listen anew because links came or went. Raises Misconfigured."""
+        self.close()
+        loop = asyncio.get_running_loop()
+        try:
+            ours = _socket(index for index, name in socket.if_nameindex() if name in self._links or not self._links)
+            self._transport, _ = await loop.create_datagram_endpoint(lambda: self, sock=ours)
+        except OSError as error:
+            raise Misconfigured("grasp-unavailable", f"UDP port {grasp.PORT}: {error.strerror}") from error
+
+    def close(self) -> None:
+        """Stop listening."""
+        if self._transport is not None:
+            self._transport.close()
 
     def datagram_received(self, data: bytes, addr: tuple[Any, ...]) -> None:
         """A datagram came; `addr` ends with the number of the link."""
@@ -49,18 +65,6 @@ class Listener(asyncio.DatagramProtocol):
             zone = socket.if_indextoname(scope)
         for offer in offers_in(data, host, zone):
             self._found(offer)
-
-
-async def listen(found: Callable[[Offer], None], links: Iterable[str] = ()) -> asyncio.DatagramTransport:
-    """Listen on the named links, by default on all; close what is returned. Raises Misconfigured."""
-    names = set(links) or {name for _, name in socket.if_nameindex()}
-    try:
-        ours = _socket(index for index, name in socket.if_nameindex() if name in names)
-    except OSError as error:
-        raise Misconfigured("grasp-unavailable", f"UDP port {grasp.PORT}: {error.strerror}") from error
-    loop = asyncio.get_running_loop()
-    transport, _ = await loop.create_datagram_endpoint(lambda: Listener(found), sock=ours)
-    return transport
 
 
 def _socket(links: Iterable[int]) -> socket.socket:

@@ -39,6 +39,18 @@ class Searching(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CannotListen(Event):
+    """A method of discovery does not work for now, as before a link is up; it is tried again."""
+
+    step: ClassVar[str] = "cannot-listen"
+    method: str
+    explanation: str
+
+    def _detail(self) -> str:
+        return f"{self.method}: {self.explanation}"
+
+
+@dataclass(frozen=True, slots=True)
 class OfferFound(Event):
     """A join proxy or registrar was discovered."""
 

@@ -100,9 +100,13 @@ class Browser(RecordUpdateListener):
 
 
 def _interface(text: str) -> str | int:
-    """zeroconf takes addresses, or for IPv6 the number of an interface; people know its name."""
-    with suppress(OSError):
+    """zeroconf takes addresses, or for IPv6 the number of an interface; people know its name. Raises OSError."""
+    try:
         return socket.if_nametoindex(text)
+    except OSError:
+        # An address that is not ours (yet) is found out here: zeroconf would leave its sockets open.
+        with socket.socket(socket.AF_INET6 if ":" in text else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind((text, 0))
     return text
 
 

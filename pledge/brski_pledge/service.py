@@ -4,21 +4,22 @@ Only order lives here. What to do is said by `bootstrap`; what came of it is put
 """
 
 import asyncio
+import logging
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from cryptography.x509.oid import ObjectIdentifier
 
 from brski_common.certificates import Credential, PrivateKey
 from brski_common.errors import BrskiError, Misconfigured, Refused
 from brski_common.paths import Anchors
-from brski_pledge import actions, enrolling, vouchering
+from brski_pledge import actions, enrolling, events, vouchering
 from brski_pledge.actions import Input, Moment
 from brski_pledge.bootstrap import Bootstrap
 from brski_pledge.discovery import Offer
@@ -28,8 +29,14 @@ from brski_pledge.settings import PledgeSettings
 from brski_pledge.state import Enrollment, Folder
 from brski_pledge.transport import MakeTransport, Report, Transport
 
+if TYPE_CHECKING:
+    from brski_pledge.dull import Listener
+    from brski_pledge.mdns import Browser
+
 Clock = Callable[[], datetime]
 Observer = Callable[[Event], None]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +168,12 @@ class Pledge:
             raise Refused("onboarding-under-way", "this device is being configured")
         self._inputs = asyncio.Queue()
         try:
-            async with _adapters(around, self._inputs.put_nowait, self._transport) as adapters:
+            make, report = self._transport or _http_transport, self._inputs.put_nowait
+            adapters = _Adapters(around.settings, make, report, self._tell)
+            try:
                 return await self._drive(around, adapters, self._inputs)
+            finally:
+                await adapters.close()
         finally:
             self._inputs = None
 
@@ -186,7 +197,7 @@ class Pledge:
                     if told_back is not None:
                         machine.feed(told_back, self._now())
                 case action:
-                    adapters.carry_out(action)
+                    await adapters.carry_out(action)
 
     async def _do(self, action: actions.Persist | actions.MakeKey | actions.Erase) -> Input | None:
         """What the device does by itself; off the event loop, because disks, prime numbers and chips are slow."""
@@ -213,23 +224,27 @@ class Pledge:
         return await asyncio.to_thread(self._make_key, kind)
 
     def _tell(self, event: Event) -> None:
-        if self._observer is not None:
+        if self._observer is None:
+            return
+        try:
             self._observer(event)
+        except Exception:  # a lamp that fails shall not keep a device from its owner
+            _log.exception("the observer failed at %s", event.step)
 
     def _now(self) -> Moment:
         return Moment(time.monotonic(), None if self._clock is None else self._clock())
 
 
 class _Adapters:
-    """The transports of one run; each is imported and made when first needed."""
+    """The transport and the ears of one run."""
 
-    def __init__(self, settings: PledgeSettings, report: Report, make: MakeTransport, stack: AsyncExitStack) -> None:
-        self._settings, self._report, self._stack = settings, report, stack
+    def __init__(self, settings: PledgeSettings, make: MakeTransport, report: Report, tell: Observer) -> None:
+        self._settings, self._report, self._tell = settings, report, tell
         self._transport = make(report)
-        stack.push_async_callback(self._transport.aclose)
-        self._query: Callable[[], None] | None = None
+        self._browser: Browser | None = None
+        self._listener: Listener | None = None
 
-    def carry_out(self, action: actions.Action) -> None:
+    async def carry_out(self, action: actions.Action) -> None:
         """Begin what the machine asks of the network."""
         match action:
             case actions.Connect():
@@ -240,41 +255,52 @@ class _Adapters:
                 self._transport.close(attempt)
             case actions.FetchRevocationLists():
                 self._transport.fetch(action)
-            case actions.Discover():
-                self._discover()
+            case actions.Discover(fresh):
+                await self._discover(fresh=fresh)
 
-    async def listen(self) -> None:
-        """Hear of join proxies by GRASP."""
-        from brski_pledge.dull import listen  # noqa: PLC0415 -- off by default
+    async def close(self) -> None:
+        """End everything."""
+        await self._transport.aclose()
+        await self._close_ears()
 
-        transport = await listen(self._found, self._settings.grasp_links)
-        self._stack.callback(transport.close)
-
-    def _discover(self) -> None:
+    async def _discover(self, *, fresh: bool) -> None:
+        if fresh:
+            await self._close_ears()
         if self._settings.mdns:
-            self._query = self._query or self._browse()
-            self._query()
+            await self._try("mDNS", self._ask_by_mdns)
+        if self._settings.grasp:
+            await self._try("GRASP", self._listen_for_floods)
 
-    def _browse(self) -> Callable[[], None]:
+    async def _try(self, method: str, work: Callable[[], Awaitable[None]]) -> None:
+        """A device may well look around before any link is up: then the next round tries again."""
+        try:
+            await work()
+        except (OSError, BrskiError, RuntimeError) as error:
+            self._tell(events.CannotListen(method, str(error)))
+
+    async def _ask_by_mdns(self) -> None:
         from brski_pledge.mdns import Browser  # noqa: PLC0415 -- zeroconf is not imported before it is needed
 
-        browser = Browser(self._found, self._settings.mdns_interfaces)
-        self._stack.push_async_callback(browser.close)
-        return browser.query
+        self._browser = self._browser or Browser(self._found, self._settings.mdns_interfaces)
+        self._browser.query()
+
+    async def _listen_for_floods(self) -> None:
+        from brski_pledge.dull import Listener  # noqa: PLC0415 -- off by default
+
+        if self._listener is None:
+            listener = Listener(self._found, self._settings.grasp_links)
+            await listener.start()
+            self._listener = listener
+
+    async def _close_ears(self) -> None:
+        browser, listener, self._browser, self._listener = self._browser, self._listener, None, None
+        if listener is not None:
+            listener.close()
+        if browser is not None:
+            await browser.close()
 
     def _found(self, offer: Offer) -> None:
         self._report(actions.Found(offer))
-
-
-@asynccontextmanager
-async def _adapters(
-    around: Surroundings, report: Report, make_transport: MakeTransport | None
-) -> AsyncIterator[_Adapters]:
-    async with AsyncExitStack() as stack:
-        adapters = _Adapters(around.settings, report, make_transport or _http_transport, stack)
-        if around.settings.grasp and around.renewing is None:
-            await adapters.listen()
-        yield adapters
 
 
 def _http_transport(report: Report) -> Transport:

@@ -21,7 +21,7 @@ import brski_pledge
 from brski_common import issuing
 from brski_common.certificates import load_pem
 from brski_common.errors import Misconfigured, Refused
-from brski_pledge import Event, Outcome, Pledge, PledgeSettings, actions
+from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
 from brski_pledge.state import KEY, Folder
 from tests.support.link_host import write_device
@@ -494,3 +494,44 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
             main(arguments)
         assert caught.value.code == 0
         assert "brski-pledge onboard --config pledge.toml" in capsys.readouterr().out
+
+
+async def test_an_observer_that_fails_keeps_no_device_from_its_owner(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def lamp(event: Event) -> None:
+        raise RuntimeError("no lamp")
+
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        settings = PledgeSettings(mdns=False, registrars=(address,), once=True)
+        device = Pledge(settings, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=tmp_path, observer=lamp)
+        assert (await device.onboard()).is_operational
+    assert "the observer failed at imprinted" in caplog.text
+
+
+@pytest.mark.req("DS-03", "DS-04")
+async def test_a_device_without_any_link_looks_again_when_one_comes_up(tmp_path: Path) -> None:
+    heard: list[Event] = []
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        settings = PledgeSettings(mdns_interfaces=("203.0.113.77",), once=False)
+        deaf = asyncio.Event()
+
+        def lamp(event: Event) -> None:
+            heard.append(event)
+            if event.step == "cannot-listen":
+                deaf.set()
+
+        device = Pledge(settings, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=tmp_path, observer=lamp)
+        onboarding = asyncio.ensure_future(device.onboard())
+        await deaf.wait()
+        device.link_up()
+        device.found(Offer(*_host_and_port(address)))
+        assert (await onboarding).is_operational
+    assert [event.step for event in heard].count("cannot-listen") >= 1
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host, int(port)
