@@ -29,7 +29,7 @@ from brski_common.csrwishes import (
     is_hole,
 )
 from brski_common.errors import Malformed
-from brski_common.issuing import signature_hash
+from brski_common.issuing import name_attribute, signature_hash
 
 _HASHES: dict[str | None, hashes.SHA256 | hashes.SHA384 | hashes.SHA512] = {
     "sha256": hashes.SHA256(),
@@ -127,7 +127,7 @@ class _Filling:
         if value is None:
             self.unfilled.append(wish.oid)
             return []
-        return [x509.NameAttribute(oid, value)]
+        return [name_attribute(oid, value)]
 
     def _own_value(self, oid: x509.ObjectIdentifier) -> str | None:
         found = self.name.get_attributes_for_oid(oid)

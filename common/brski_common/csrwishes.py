@@ -9,6 +9,7 @@ from ipaddress import IPv6Address
 
 from brski_common import der
 from brski_common.errors import Malformed
+from brski_common.issuing import is_printable_string
 
 RSA_BITS = range(2048, 8192 + 1)  # a server may not make its clients look for primes all day
 MAX_NODE_NAME = 255  # characters
@@ -121,8 +122,11 @@ class Wishes:
 
 def subject_wish(*attributes: tuple[str, str | None]) -> tuple[tuple[NameWish, ...], ...]:
     """A subject of single-valued RDNs from (OID, value) pairs; a value None is for the client to fill in."""
-    tags = {oid: der.PRINTABLE_STRING if oid in _PRINTABLE_ONLY else der.UTF8_STRING for oid, _ in attributes}
-    return tuple((NameWish(oid, value, tags[oid]),) for oid, value in attributes)
+    return tuple((NameWish(oid, value, _tag(oid, value or "")),) for oid, value in attributes)
+
+
+def _tag(oid: str, value: str) -> int:
+    return der.PRINTABLE_STRING if oid in _PRINTABLE_ONLY and is_printable_string(value) else der.UTF8_STRING
 
 
 def acp_name(domain: str, address: IPv6Address | None = None, routing_subdomain: str = "") -> str:

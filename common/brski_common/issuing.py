@@ -5,6 +5,7 @@ decided. Serial numbers are random (159 bits); AuthorityKeyIdentifier is always 
 SubjectKeyIdentifier unless the profile does without (IEEE 802.1AR wants none in an IDevID).
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
@@ -12,6 +13,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
+from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from brski_common.certificates import Credential, PrivateKey
@@ -21,6 +23,7 @@ NO_EXPIRY = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
 # A certificate is valid a little before it is made: clocks in a plant are not equal to the second.
 BACKDATE = timedelta(minutes=5)
 
+_PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 _CURVE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {"secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
 
 Extensions = Iterable[tuple[x509.ExtensionType, bool]]
@@ -38,7 +41,22 @@ def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SH
 def name(common_name: str, **attributes: str) -> x509.Name:
     """A subject: `name("Example CA", organization_name="Example", serial_number="…")`, the common name last."""
     pairs = [(getattr(NameOID, key.upper()), value) for key, value in attributes.items()]
-    return x509.Name([x509.NameAttribute(oid, value) for oid, value in [*pairs, (NameOID.COMMON_NAME, common_name)]])
+    return x509.Name([name_attribute(oid, value) for oid, value in [*pairs, (NameOID.COMMON_NAME, common_name)]])
+
+
+def name_attribute(oid: ObjectIdentifier, value: str) -> x509.NameAttribute[str]:
+    """An attribute of a name; a serialNumber that is no PrintableString, as some makers have, is a UTF8String.
+
+    RFC 5280, A.1 allows PrintableString only. But a device is called in its domain as its maker called it.
+    """
+    if oid == NameOID.SERIAL_NUMBER and not is_printable_string(value):
+        return x509.NameAttribute(oid, value, _ASN1Type.UTF8String)
+    return x509.NameAttribute(oid, value)
+
+
+def is_printable_string(text: str) -> bool:
+    """Whether PrintableString can hold the text (X.680, 41.4)."""
+    return _PRINTABLE.fullmatch(text) is not None
 
 
 def root_ca(

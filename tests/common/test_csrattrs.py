@@ -359,7 +359,7 @@ def test_what_is_no_response_is_refused(data: bytes) -> None:
 
 def test_text_that_its_type_cannot_hold_is_not_written() -> None:
     with pytest.raises(Malformed, match="text-malformed"):
-        ask(Wishes(subject=subject_wish((SERIAL_NUMBER, "ä"))))
+        ask(Wishes(subject=((NameWish(SERIAL_NUMBER, "ä", 0x13),),)))
     with pytest.raises(Malformed, match="text-malformed"):
         ask(Wishes(subject=((NameWish(COMMON_NAME, "x", 0x02),),)))
     with pytest.raises(Malformed, match="csrattrs-hash-unknown"):
