@@ -31,7 +31,8 @@ from brski_masa.audit import Link, verify_chain
 from brski_masa.http import AnswerMode, Front
 from brski_masa.keyring import Signers
 from brski_masa.limiting import Allowance
-from brski_masa.policy import DevicePolicy, IdentityKind, Terms
+from brski_masa.parties import DevicePolicy, IdentityKind
+from brski_masa.policy import Terms
 from brski_masa.service import AuditTerms, Masa, RevocationChecker
 from brski_masa.store import Store as MasaStore
 from brski_masa.vouchering import Trust
@@ -47,7 +48,7 @@ from brski_registrar.service import RegistrarService
 from brski_registrar.store import MIGRATIONS, Store
 from tests.support.forgeries import honest_request, serial_of, slug
 from tests.support.masa_fake import MasaFake
-from tests.support.plant import BRSKI, CMS, Plant, record_of
+from tests.support.plant import BRSKI, CMS, Line, Plant, record_of
 from tests.support.world import Clock, Domain, Manufacturer, fresh
 
 OWNER = "Example Plant"
@@ -229,6 +230,14 @@ class Scene:
         plant = plant or self.plant
         entry = Admission(manufacturer=plant.maker.name, serial_number=serial_of(device))
         await plant.policies.allow(entry, self.clock())
+
+    @asynccontextmanager
+    async def vouched(self) -> AsyncIterator[Line]:
+        """A device to which EST is open, its requests in the test's hand."""
+        async with self.plant.connect(await self.device()) as line:
+            assert (await line.request_voucher()).status == 200
+            assert (await line.status(success=True)).status == 200
+            yield line
 
     def pledge(
         self,
