@@ -23,7 +23,7 @@ from brski_common.csrwishes import KeyWish, Wishes, acp_node_name, subject_wish
 from brski_common.errors import Misconfigured
 from brski_registrar.acp import Addressing
 from brski_registrar.enrolling import Profile
-from brski_registrar.schema import Device
+from brski_registrar.records import Device
 
 SERIAL_NUMBER: Final = "2.5.4.5"
 SHORTEST_LIFETIME: Final = timedelta(hours=1)  # of a certificate; below, the CA itself needs to be renewed

@@ -30,7 +30,7 @@ from brski_common.issuing import BACKDATE, name
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import EST_OPEN, LOG_PENDING, State
 from brski_registrar.policy import Approval, DomainPolicy
-from brski_registrar.schema import Device
+from brski_registrar.records import Device
 
 ASK_AGAIN_SECONDS: Final = 30.0
 

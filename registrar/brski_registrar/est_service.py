@@ -24,9 +24,8 @@ from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy_store import Policy
 from brski_registrar.recent import Recent
-from brski_registrar.schema import Device, Note
+from brski_registrar.records import Change, Device, Note
 from brski_registrar.service import RegistrarService, address_of, report_notes
-from brski_registrar.store import Change
 
 LOG_RETRY_SECONDS: Final = 10.0
 DEFAULT_LABEL: Final = ""

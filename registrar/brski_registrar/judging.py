@@ -14,7 +14,7 @@ from brski_registrar.lifecycle import Event
 from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Treatment
 from brski_registrar.policy_store import Policy, PolicyStore
-from brski_registrar.schema import Device, Note
+from brski_registrar.records import Device, Note
 
 
 @dataclass(frozen=True, slots=True)

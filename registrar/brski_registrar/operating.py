@@ -11,8 +11,8 @@ from brski_common.errors import Refused
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission
 from brski_registrar.policy_store import PolicyStore
-from brski_registrar.schema import Device, Note
-from brski_registrar.store import Change, Store
+from brski_registrar.records import Change, Device, Note
+from brski_registrar.store import Store
 
 _APPROVALS: Final = {State.AWAITING: Event.CLEAR, State.DENIED: Event.OVERRULE}
 

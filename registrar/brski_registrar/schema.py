@@ -1,19 +1,34 @@
-"""The registrar's tables, and their rows as values.
+"""The registrar's tables, the statements on them, and how a row becomes a record.
 
-The tables here are what statements are built from; `migrations` makes them. Each record below has the columns of its
-table as attributes, so that a row becomes a record without a word in between.
+`migrations` makes the tables. Each record (`records`) has the columns of its table as attributes, in the same order,
+so that a row becomes a record without a word in between.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from datetime import datetime
-from typing import Any, TypeVar
+from dataclasses import fields
+from typing import Any, Final, TypeVar
 
 import sqlalchemy
-from sqlalchemy import Column, Integer, LargeBinary, MetaData, String, Table, Text
+from sqlalchemy import (
+    Column,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    bindparam,
+    desc,
+    insert,
+    select,
+    update,
+)
 
 from brski_common.database import UtcTime
 from brski_registrar.lifecycle import State
+from brski_registrar.records import Device, Entry, Issued, StoredVoucher
+
+MAX_LISTED: Final = 1000  # rows of one listing
 
 metadata = MetaData()
 
@@ -98,91 +113,86 @@ journal = Table(
     Column("address", String),
 )
 
+# Statements, built once: a statement built anew for every call costs four times its execution.
 
-@dataclass(frozen=True, slots=True)
-class Device:
-    """A device as last heard of. `issuer` and `fingerprint` are hex; `rvr` is the request its voucher came from."""
-
-    id: int
-    manufacturer: str
-    serial_number: str
-    issuer: str
-    state: State
-    reason: str
-    fingerprint: str
-    certificate: bytes
-    address: str
-    media_type: str
-    pvr_sha256: str
-    nonce: str | None
-    masa: str
-    rvr: bytes | None
-    csr_sha256: str
-    created_at: datetime
-    changed_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class StoredVoucher:
-    """A voucher that was handed on."""
-
-    id: int
-    device_id: int
-    pvr_sha256: str
-    media_type: str
-    raw: bytes
-    nonce: str | None
-    assertion: str
-    received_at: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Issued:
-    """A certificate that was issued here. `serial` is the certificate's own, hex."""
-
-    fingerprint: str
-    device_id: int
-    serial: str
-    der: bytes
-    csr_sha256: str
-    issued_at: datetime
-    not_after: datetime
-    revoked_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of the journal."""
-
-    id: int
-    at: datetime
-    device_id: int | None
-    manufacturer: str
-    serial_number: str
-    event: str
-    reason: str
-    detail: str
-    address: str
-
-
-@dataclass(frozen=True, slots=True)
-class Note:
-    """What to write into the journal: an event, a slug, and what the operator may want to know."""
-
-    event: str
-    reason: str = ""
-    detail: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What a pledge's request came to: how the MASA was, or will be, asked."""
-
-    media_type: str
-    pvr_sha256: str
-    nonce: str | None
-    masa: str
-    rvr: bytes | None
+BY_PLEDGE: Final = select(devices).where(
+    devices.c.manufacturer == bindparam("manufacturer"),
+    devices.c.serial_number == bindparam("serial_number"),
+    devices.c.issuer == bindparam("issuer"),
+)
+BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
+BY_SERIAL: Final = (
+    select(devices)
+    .where(devices.c.serial_number == bindparam("serial_number"))
+    .order_by(devices.c.id)
+    .limit(MAX_LISTED)
+)
+LISTED: Final = select(devices).order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
+SILENT: Final = (
+    select(devices)
+    .where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
+    .order_by(devices.c.changed_at)
+    .limit(MAX_LISTED)
+)
+NEW_DEVICE: Final = insert(devices)
+ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
+ASKED_COLUMNS: Final = (
+    *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
+    *ADVANCED_COLUMNS,
+)
+NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *ASKED_COLUMNS)
+ASK: Final = (
+    update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in ASKED_COLUMNS})
+)
+ADVANCE: Final = (
+    update(devices)
+    .where(
+        devices.c.id == bindparam("b_id"),
+        devices.c.state == bindparam("b_state"),
+        devices.c.csr_sha256 == bindparam("b_csr_sha256"),
+    )
+    .values({name: bindparam(name) for name in ADVANCED_COLUMNS})
+)
+NEW_VOUCHER: Final = insert(vouchers)
+VOUCHER_FOR: Final = (
+    select(vouchers)
+    .where(vouchers.c.device_id == bindparam("device_id"), vouchers.c.pvr_sha256 == bindparam("pvr_sha256"))
+    .order_by(desc(vouchers.c.id))
+    .limit(1)
+)
+VOUCHERS: Final = (
+    select(vouchers).where(vouchers.c.device_id == bindparam("device_id")).order_by(vouchers.c.id).limit(MAX_LISTED)
+)
+NEW_CERTIFICATE: Final = insert(certificates)
+ISSUED: Final = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
+ISSUED_FOR: Final = (
+    select(certificates)
+    .where(certificates.c.device_id == bindparam("device_id"), certificates.c.csr_sha256 == bindparam("csr_sha256"))
+    .order_by(desc(certificates.c.issued_at))
+    .limit(1)
+)
+ISSUED_TO: Final = (
+    select(certificates)
+    .where(certificates.c.device_id == bindparam("device_id"))
+    .order_by(certificates.c.issued_at)
+    .limit(MAX_LISTED)
+)
+REVOKE: Final = (
+    update(certificates)
+    .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
+    .values(revoked_at=bindparam("revoked_at"))
+)
+ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
+NEW_ENTRY: Final = insert(journal)
+JOURNAL: Final = (
+    select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
+)
+JOURNAL_OF: Final = (
+    select(journal)
+    .where(journal.c.device_id == bindparam("device_id"), journal.c.id > bindparam("after"))
+    .order_by(journal.c.id)
+    .limit(bindparam("count"))
+)
 
 
 Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry)

@@ -32,8 +32,8 @@ from brski_registrar.lifecycle import LOG_PENDING, Event, State
 from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Admission, PinHint, admit, check_source
 from brski_registrar.policy_store import Policy, PolicyView
-from brski_registrar.schema import Asked, Device, Note
-from brski_registrar.store import Change, Store
+from brski_registrar.records import Asked, Change, Device, Note
+from brski_registrar.store import Store
 
 MASA_PATIENCE_SECONDS: Final = 20.0  # before a pledge is told to come again, where its maker's record says so
 MASA_RETRY_SECONDS: Final = 10.0

@@ -8,143 +8,37 @@ The laws of this file:
 3. The journal is append-only; the database itself refuses anything else.
 4. A record of a device or a certificate that was written here is believed for RECENT_SECONDS without asking the
    database; what is written next is still checked against the row itself. A decision about a voucher request reads.
-5. Statements are built once (see `brski_common.database`).
+5. Statements are built once (`schema`).
 """
 
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 
 from cryptography import x509
-from sqlalchemy import Connection, Select, bindparam, desc, insert, select, update
+from sqlalchemy import Connection, Select
 from sqlalchemy.exc import IntegrityError
 
 from brski_common.certificates import fingerprint, to_der
 from brski_common.database import Database
 from brski_common.errors import NotYet, Refused, Unknown
 from brski_common.telemetry import printable
-from brski_registrar import lifecycle
+from brski_registrar import lifecycle, schema
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission
 from brski_registrar.policy_store import read_admission
 from brski_registrar.recent import Recent
-from brski_registrar.schema import (
-    Asked,
-    Device,
-    Entry,
-    Issued,
-    Note,
-    Row,
-    StoredVoucher,
-    as_record,
-    certificates,
-    devices,
-    journal,
-    vouchers,
-)
-
-__all__ = ["MIGRATIONS", "Change", "Device", "Store"]
+from brski_registrar.records import Asked, Change, Device, Entry, Issued, Note, StoredVoucher
+from brski_registrar.schema import MAX_LISTED, Row, as_record
 
 MIGRATIONS: Final = "brski_registrar.migrations"
 MAX_DETAIL: Final = 4000  # characters of one journal line
-MAX_LISTED: Final = 1000  # rows of one listing
-
-_BY_PLEDGE: Final = select(devices).where(
-    devices.c.manufacturer == bindparam("manufacturer"),
-    devices.c.serial_number == bindparam("serial_number"),
-    devices.c.issuer == bindparam("issuer"),
-)
-_BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
-_BY_SERIAL: Final = (
-    select(devices)
-    .where(devices.c.serial_number == bindparam("serial_number"))
-    .order_by(devices.c.id)
-    .limit(MAX_LISTED)
-)
-_LISTED: Final = select(devices).order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
-_SILENT: Final = (
-    select(devices)
-    .where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
-    .order_by(devices.c.changed_at)
-    .limit(MAX_LISTED)
-)
-_NEW_DEVICE: Final = insert(devices)
-_ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
-_ASKED_COLUMNS: Final = (
-    *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
-    *_ADVANCED_COLUMNS,
-)
-_NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *_ASKED_COLUMNS)
-_ASK: Final = (
-    update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in _ASKED_COLUMNS})
-)
-_ADVANCE: Final = (
-    update(devices)
-    .where(
-        devices.c.id == bindparam("b_id"),
-        devices.c.state == bindparam("b_state"),
-        devices.c.csr_sha256 == bindparam("b_csr_sha256"),
-    )
-    .values({name: bindparam(name) for name in _ADVANCED_COLUMNS})
-)
-_NEW_VOUCHER: Final = insert(vouchers)
-_VOUCHER_FOR: Final = (
-    select(vouchers)
-    .where(vouchers.c.device_id == bindparam("device_id"), vouchers.c.pvr_sha256 == bindparam("pvr_sha256"))
-    .order_by(desc(vouchers.c.id))
-    .limit(1)
-)
-_VOUCHERS: Final = (
-    select(vouchers).where(vouchers.c.device_id == bindparam("device_id")).order_by(vouchers.c.id).limit(MAX_LISTED)
-)
-_NEW_CERTIFICATE: Final = insert(certificates)
-_ISSUED: Final = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
-_ISSUED_FOR: Final = (
-    select(certificates)
-    .where(certificates.c.device_id == bindparam("device_id"), certificates.c.csr_sha256 == bindparam("csr_sha256"))
-    .order_by(desc(certificates.c.issued_at))
-    .limit(1)
-)
-_ISSUED_TO: Final = (
-    select(certificates)
-    .where(certificates.c.device_id == bindparam("device_id"))
-    .order_by(certificates.c.issued_at)
-    .limit(MAX_LISTED)
-)
-_REVOKE: Final = (
-    update(certificates)
-    .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
-    .values(revoked_at=bindparam("revoked_at"))
-)
-_ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
-_NEW_ENTRY: Final = insert(journal)
-_JOURNAL: Final = (
-    select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
-)
-_JOURNAL_OF: Final = (
-    select(journal)
-    .where(journal.c.device_id == bindparam("device_id"), journal.c.id > bindparam("after"))
-    .order_by(journal.c.id)
-    .limit(bindparam("count"))
-)
 
 Key = tuple[str, str, str]  # manufacturer, serial number, issuer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """What happens to a device in one unit: events in their order, notes for the journal, and why."""
-
-    events: tuple[Event, ...]
-    notes: tuple[Note, ...]
-    now: datetime
-    reason: str = ""
-    address: str = ""
-    csr_sha256: str | None = None  # None: as it was
 
 
 class Store:
@@ -172,15 +66,15 @@ class Store:
 
     async def find(self, serial_number: str) -> tuple[Device, ...]:
         """Every device with that serial number: several makers may have one each."""
-        return await self._all(Device, _BY_SERIAL, serial_number=serial_number)
+        return await self._all(Device, schema.BY_SERIAL, serial_number=serial_number)
 
     async def devices(self, count: int = MAX_LISTED) -> tuple[Device, ...]:
         """The devices that changed last, newest first."""
-        return await self._all(Device, _LISTED, count=min(count, MAX_LISTED))
+        return await self._all(Device, schema.LISTED, count=min(count, MAX_LISTED))
 
     async def silent_since(self, before: datetime) -> tuple[Device, ...]:
         """Devices that got their voucher before that time and have not said what they think of it."""
-        return await self._all(Device, _SILENT, before=before)
+        return await self._all(Device, schema.SILENT, before=before)
 
     async def look_up(self, pledge: Pledge) -> tuple[Device | None, Admission | None]:
         """The device that a pledge is, and its entry on the allow-list, both as they are now."""
@@ -204,14 +98,14 @@ class Store:
             state = _followed(before.state if before else State.NEW, change.events)
             device = _device_asking(pledge, asked, state, change, before)
             if before is None:
-                values = {name: getattr(device, name) for name in _NEW_COLUMNS}
-                (device_id,) = connection.execute(_NEW_DEVICE, values).inserted_primary_key or (0,)
+                values = {name: getattr(device, name) for name in schema.NEW_COLUMNS}
+                (device_id,) = connection.execute(schema.NEW_DEVICE, values).inserted_primary_key or (0,)
                 device = replace(device, id=device_id)
             else:
-                values = {name: getattr(device, name) for name in _ASKED_COLUMNS}
-                connection.execute(_ASK, values | {"b_id": device.id})
+                values = {name: getattr(device, name) for name in schema.ASKED_COLUMNS}
+                connection.execute(schema.ASK, values | {"b_id": device.id})
             if voucher is not None:
-                connection.execute(_NEW_VOUCHER, _voucher_values(device, voucher, assertion, change.now))
+                connection.execute(schema.NEW_VOUCHER, _voucher_values(device, voucher, assertion, change.now))
             _write_notes(connection, device, change)
             return device
 
@@ -229,11 +123,11 @@ class Store:
 
     async def voucher_for(self, device_id: int, pvr_sha256: str) -> StoredVoucher | None:
         """The voucher that answered this very request, if there was one."""
-        return await self._first(StoredVoucher, _VOUCHER_FOR, device_id=device_id, pvr_sha256=pvr_sha256)
+        return await self._first(StoredVoucher, schema.VOUCHER_FOR, device_id=device_id, pvr_sha256=pvr_sha256)
 
     async def vouchers(self, device_id: int) -> tuple[StoredVoucher, ...]:
         """Every voucher a device got, oldest first."""
-        return await self._all(StoredVoucher, _VOUCHERS, device_id=device_id)
+        return await self._all(StoredVoucher, schema.VOUCHERS, device_id=device_id)
 
     async def certificate(self, device: Device, certificate: x509.Certificate, change: Change) -> Device:
         """Record a certificate before it is handed out; raises Refused where the device may have none (any more)."""
@@ -247,11 +141,11 @@ class Store:
             not_after=certificate.not_valid_after_utc,
             revoked_at=None,
         )
-        values = {name: getattr(issued, name) for name in _ISSUED_COLUMNS}
+        values = {name: getattr(issued, name) for name in schema.ISSUED_COLUMNS}
 
         def unit(connection: Connection) -> Device:
             after = _advance(connection, device, change)
-            connection.execute(_NEW_CERTIFICATE, values)
+            connection.execute(schema.NEW_CERTIFICATE, values)
             return after
 
         after = self._remember(await self.database.write(unit))
@@ -267,24 +161,24 @@ class Store:
             return recent[0], device
 
         def unit(connection: Connection) -> tuple[Issued, Device] | None:
-            row = connection.execute(_ISSUED, {"fingerprint": name}).first()
+            row = connection.execute(schema.ISSUED, {"fingerprint": name}).first()
             return None if row is None else (as_record(Issued, row), _device_by_id(connection, row.device_id))
 
         return await self.database.read(unit)
 
     async def issued_for(self, device_id: int, csr_sha256: str) -> Issued | None:
         """The certificate that answered this very request, if one did."""
-        return await self._first(Issued, _ISSUED_FOR, device_id=device_id, csr_sha256=csr_sha256)
+        return await self._first(Issued, schema.ISSUED_FOR, device_id=device_id, csr_sha256=csr_sha256)
 
     async def issued_to(self, device_id: int) -> tuple[Issued, ...]:
         """Every certificate of a device, oldest first."""
-        return await self._all(Issued, _ISSUED_TO, device_id=device_id)
+        return await self._all(Issued, schema.ISSUED_TO, device_id=device_id)
 
     async def revoke(self, certificate_fingerprint: str, now: datetime) -> bool:
         """Take a certificate (hex fingerprint) out of use; False if there was none to take."""
         self._issued.forget(certificate_fingerprint)
         values = {"b_fingerprint": certificate_fingerprint, "revoked_at": now}
-        return await self.database.write(lambda connection: connection.execute(_REVOKE, values).rowcount > 0)
+        return await self.database.write(lambda connection: connection.execute(schema.REVOKE, values).rowcount > 0)
 
     # Journal
 
@@ -300,8 +194,8 @@ class Store:
         """Lines of the journal in their order, from the one after `after` on: of one device or of all."""
         count = min(count, MAX_LISTED)
         if device_id is None:
-            return await self._all(Entry, _JOURNAL, after=after, count=count)
-        return await self._all(Entry, _JOURNAL_OF, device_id=device_id, after=after, count=count)
+            return await self._all(Entry, schema.JOURNAL, after=after, count=count)
+        return await self._all(Entry, schema.JOURNAL_OF, device_id=device_id, after=after, count=count)
 
     async def _all(self, kind: type[Row], statement: Select[Any], **values: object) -> tuple[Row, ...]:
         rows = await self.database.read(lambda connection: connection.execute(statement, values).all())
@@ -321,12 +215,12 @@ def _device(connection: Connection, pledge: Pledge) -> Device | None:
         "serial_number": pledge.serial_number,
         "issuer": pledge.issuer.hex(),
     }
-    row = connection.execute(_BY_PLEDGE, values).first()
+    row = connection.execute(schema.BY_PLEDGE, values).first()
     return None if row is None else as_record(Device, row)
 
 
 def _device_by_id(connection: Connection, device_id: int) -> Device:
-    row = connection.execute(_BY_ID, {"id": device_id}).first()
+    row = connection.execute(schema.BY_ID, {"id": device_id}).first()
     if row is None:
         raise Unknown("device-unknown", f"no device {device_id}")
     return as_record(Device, row)
@@ -385,9 +279,9 @@ def _changed(connection: Connection, device: Device, change: Change) -> Device |
         csr_sha256=device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
         changed_at=change.now,
     )
-    values = {name: getattr(after, name) for name in _ADVANCED_COLUMNS}
+    values = {name: getattr(after, name) for name in schema.ADVANCED_COLUMNS}
     known = {"b_id": device.id, "b_state": device.state, "b_csr_sha256": device.csr_sha256}
-    if connection.execute(_ADVANCE, values | known).rowcount != 1:
+    if connection.execute(schema.ADVANCE, values | known).rowcount != 1:
         return None
     _write_notes(connection, after, change)
     return after
@@ -420,4 +314,4 @@ def _write_notes(connection: Connection, device: Device, change: Change) -> None
         for note in change.notes
     ]
     if entries:
-        connection.execute(_NEW_ENTRY, entries if len(entries) > 1 else entries[0])
+        connection.execute(schema.NEW_ENTRY, entries if len(entries) > 1 else entries[0])

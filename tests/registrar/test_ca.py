@@ -17,7 +17,7 @@ from brski_registrar.acp import MAX_NODE_NUMBER, Addressing
 from brski_registrar.ca import LocalAuthority
 from brski_registrar.enrolling import Profile
 from brski_registrar.lifecycle import State
-from brski_registrar.schema import Device
+from brski_registrar.records import Device
 from tests.support.world import NOW, YEARS, Clock, Domain, key_for
 
 PROFILE = Profile(subject=name("SN-1", serial_number="SN-1"), not_before=NOW, not_after=NOW + timedelta(days=365))

@@ -24,7 +24,7 @@ from brski_common.certificates import (
 from brski_common.paths import build_path
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Approval
-from brski_registrar.store import Change
+from brski_registrar.records import Change
 from tests.support.plant import EST, Plant, reason_of
 from tests.support.world import Domain, fresh, key_for
 

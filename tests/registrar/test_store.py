@@ -16,8 +16,8 @@ from brski_registrar.identity import Maker, Pledge, Trust
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission, Approval, DomainPolicy, Treatment
 from brski_registrar.policy_store import PolicyStore, PolicyView
-from brski_registrar.schema import Asked, Note
-from brski_registrar.store import MIGRATIONS, Change, Store
+from brski_registrar.records import Asked, Change, Note
+from brski_registrar.store import MIGRATIONS, Store
 from tests.support.plant import record_of
 from tests.support.world import NOW, Domain, Manufacturer, fresh
 

@@ -197,7 +197,7 @@ async def test_all_devices_of_a_maker_come_in_only_if_the_operator_says_so(plant
 @pytest.mark.req("RA-05")
 async def test_a_blocked_device_is_not_acceptable(plant: Plant) -> None:
     from brski_registrar.lifecycle import Event
-    from brski_registrar.store import Change
+    from brski_registrar.records import Change
 
     async with plant.connect(await plant.admitted()) as line:
         assert (await line.request_voucher()).status == 200

@@ -29,7 +29,7 @@ from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Admission, DomainPolicy
 from brski_registrar.policy import Manufacturer as Record
 from brski_registrar.policy_store import PolicyStore, PolicyView
-from brski_registrar.schema import Device
+from brski_registrar.records import Device
 from brski_registrar.service import RegistrarService
 from brski_registrar.store import MIGRATIONS, Store
 from tests.support.masa_fake import MasaFake, MemoryMasa

@@ -20,8 +20,8 @@ from brski_registrar.commands.opening import (
     desk,
     find_device,
 )
+from brski_registrar.records import Device, Entry, Issued, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
-from brski_registrar.schema import Device, Entry, Issued, StoredVoucher
 
 FORMATS: Final = {each.name.lower(): each for each in Format}
 

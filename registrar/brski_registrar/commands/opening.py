@@ -10,8 +10,8 @@ import typer
 
 from brski_common.errors import Misconfigured, Unknown
 from brski_registrar.policy_store import PolicyStore
+from brski_registrar.records import Device
 from brski_registrar.runtime import load_settings, opened
-from brski_registrar.schema import Device
 from brski_registrar.store import Store
 
 Config = Annotated[Path, typer.Option("--config", help="The settings file that `init` wrote.")]

@@ -24,6 +24,12 @@ JOURNAL_IS_APPEND_ONLY = {
 
 
 def upgrade() -> None:
+    create_policy()
+    create_devices()
+    create_journal()
+
+
+def create_policy() -> None:
     op.create_table(
         "policies",
         Column("kind", String(20), primary_key=True),
@@ -48,6 +54,9 @@ def upgrade() -> None:
         Column("voucher", LargeBinary),
         Column("voucher_type", String(100), nullable=False),
     )
+
+
+def create_devices() -> None:
     op.create_table(
         "devices",
         Column("id", Integer, primary_key=True),
@@ -92,6 +101,9 @@ def upgrade() -> None:
         Column("not_after", UtcTime, nullable=False),
         Column("revoked_at", UtcTime),
     )
+
+
+def create_journal() -> None:
     op.create_table(
         "journal",
         Column("id", Integer, primary_key=True),

@@ -1,0 +1,107 @@
+"""What the registrar remembers, as values: devices, vouchers, certificates, the journal, and what changes them.
+
+`Device`, `StoredVoucher`, `Issued` and `Entry` have the columns of their tables, in the same order (`schema`).
+"""
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from brski_registrar.lifecycle import Event, State
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A device as last heard of. `issuer` and `fingerprint` are hex; `rvr` is the request its voucher came from."""
+
+    id: int
+    manufacturer: str
+    serial_number: str
+    issuer: str
+    state: State
+    reason: str
+    fingerprint: str
+    certificate: bytes
+    address: str
+    media_type: str
+    pvr_sha256: str
+    nonce: str | None
+    masa: str
+    rvr: bytes | None
+    csr_sha256: str
+    created_at: datetime
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredVoucher:
+    """A voucher that was handed on."""
+
+    id: int
+    device_id: int
+    pvr_sha256: str
+    media_type: str
+    raw: bytes
+    nonce: str | None
+    assertion: str
+    received_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A certificate that was issued here. `serial` is the certificate's own, hex."""
+
+    fingerprint: str
+    device_id: int
+    serial: str
+    der: bytes
+    csr_sha256: str
+    issued_at: datetime
+    not_after: datetime
+    revoked_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of the journal."""
+
+    id: int
+    at: datetime
+    device_id: int | None
+    manufacturer: str
+    serial_number: str
+    event: str
+    reason: str
+    detail: str
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """What to write into the journal: an event, a slug, and what the operator may want to know."""
+
+    event: str
+    reason: str = ""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a pledge's request came to: how the MASA was, or will be, asked."""
+
+    media_type: str
+    pvr_sha256: str
+    nonce: str | None
+    masa: str
+    rvr: bytes | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What happens to a device in one unit: events in their order, notes for the journal, and why."""
+
+    events: tuple[Event, ...]
+    notes: tuple[Note, ...]
+    now: datetime
+    reason: str = ""
+    address: str = ""
+    csr_sha256: str | None = None  # None: as it was
