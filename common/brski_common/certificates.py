@@ -138,8 +138,9 @@ def spki(certificate: x509.Certificate) -> bytes:
     return public_key_info(certificate.public_key())
 
 
+@lru_cache(maxsize=PARSED_CERTIFICATES)
 def spki_sha256(certificate: x509.Certificate) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes (RFC 7469, 2.4)."""
+    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes (RFC 7469, 2.4); remembered, a registrar's is asked for often."""
     return hashlib.sha256(spki(certificate)).digest()
 
 
