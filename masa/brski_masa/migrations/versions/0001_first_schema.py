@@ -19,6 +19,12 @@ BEGIN RAISE EXCEPTION 'the audit log is append-only'; END $$
 
 
 def upgrade() -> None:
+    _make_owners()
+    _make_devices()
+    _make_log()
+
+
+def _make_owners() -> None:
     op.create_table(
         "owners",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -39,6 +45,9 @@ def upgrade() -> None:
         sa.Column("verifier", sa.String),
         sa.UniqueConstraint("kind", "value"),
     )
+
+
+def _make_devices() -> None:
     op.create_table(
         "devices",
         sa.Column("id", sa.Integer, primary_key=True),
@@ -63,6 +72,9 @@ def upgrade() -> None:
         sa.Column("since", UtcTime, nullable=False),
         sa.Column("until", UtcTime),
     )
+
+
+def _make_log() -> None:
     op.create_table(
         "audit_log",
         sa.Column("number", sa.Integer, primary_key=True, autoincrement=False),
