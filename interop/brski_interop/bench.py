@@ -79,7 +79,7 @@ async def run(onboardings: int, concurrency: int) -> Outcome:
         raise Misconfigured("platform-unsupported", "the bench reads processes' clocks as Linux has them")
     with tempfile.TemporaryDirectory(prefix="brski-bench-") as folder:
         stage = Stage(Path(folder))
-        stage.found()
+        await stage.found()
         async with Crew(stage.logs) as crew:
             return await _run(crew, stage, onboardings, concurrency)
 

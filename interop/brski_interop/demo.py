@@ -9,7 +9,6 @@ hear each other's announcements all the same: a join proxy takes only the regist
 a pledge that meets a proxy of another demo is refused there and tries the next.
 """
 
-import asyncio
 import json
 import secrets
 import time
@@ -21,7 +20,7 @@ from urllib.parse import urlsplit
 
 from brski_interop.demo_report import Journey, Report, Step
 from brski_interop.demo_view import View
-from brski_interop.processes import Child, Crew, Event
+from brski_interop.processes import Child, Crew, Event, together
 from brski_interop.staging import HOST, PLANT, Device, Stage
 
 PLEDGE_SECONDS: Final = 60.0  # after which a pledge that found nobody gives up
@@ -47,40 +46,50 @@ class Services:
 
     masa_url: str
     registrar_url: str
-    proxy: tuple[str, int] | None
+    proxy: str  # host:port
 
 
 async def start_services(
     crew: Crew, stage: Stage, good: int, view: View, *, others: bool = False
 ) -> tuple[Services, tuple[Device, ...]]:
     """Found everything, start what serves, make the devices; raises PeerFailed, Misconfigured."""
-    await asyncio.to_thread(stage.found, interfaces=(HOST,))
-    masa = await _serve(crew, "masa", "brski_masa", "serve", "--config", str(stage.masa / "masa.toml"))
-    view.service("MASA", masa)
-    devices = await stage.make_devices(urlsplit(masa).netloc, good, others=others)
+    await stage.found(interfaces=(HOST,))
+    name = f"{PLANT} {secrets.token_hex(4)}"
+    # None of them needs another one to start; at the same time they are there seconds earlier.
+    masa, registrar, proxy = await together(
+        (_start_masa(crew, stage, view), _start_registrar(crew, stage, view, name), _start_proxy(crew, view, name))
+    )
+    devices = await stage.make_devices(masa, good, others=others)
     for device in devices:
         write_pledge_settings(stage, device)
-    name = f"{PLANT} {secrets.token_hex(4)}"
-    config = ("--config", str(stage.registrar / "registrar.toml"))
-    registrar = await _serve(
-        crew, "registrar", "brski_registrar", "serve", *config, BRSKI_REGISTRAR_DISCOVERY__NAME=name
-    )
-    view.service("registrar", registrar)
-    proxy = await _start_proxy(crew, name)
-    view.service("join proxy", f"{proxy[0]}:{proxy[1]}")
-    return Services(masa, registrar, proxy), devices
+    return Services(f"https://{masa}", f"https://{registrar}", proxy), devices
 
 
-async def _start_proxy(crew: Crew, registrar_name: str) -> tuple[str, int]:
+async def _start_masa(crew: Crew, stage: Stage, view: View) -> str:
+    url = await _serve(crew, "masa", "brski_masa", "serve", "--config", str(stage.masa / "masa.toml"))
+    view.service("MASA", url)
+    return urlsplit(url).netloc
+
+
+async def _start_registrar(crew: Crew, stage: Stage, view: View, name: str) -> str:
+    arguments = ("serve", "--config", str(stage.registrar / "registrar.toml"))
+    url = await _serve(crew, "registrar", "brski_registrar", *arguments, BRSKI_REGISTRAR_DISCOVERY__NAME=name)
+    view.service("registrar", url)
+    return urlsplit(url).netloc
+
+
+async def _start_proxy(crew: Crew, view: View, registrar_name: str) -> str:
     at = ("--listen", f"{HOST}:0", "--any-address", "--announce", HOST, "--name", f"{registrar_name} proxy")
     upstream = ("--registrar", f"mdns:{registrar_name}", "--registrar-interface", HOST)
-    child = await crew.start("join-proxy", "brski_registrar", "join-proxy", *at, *upstream, "--json")
+    child = await crew.start("join-proxy", "brski_registrar", "join-proxy", *at, *upstream, "--json", attentive=False)
     event = await child.listening()
-    return str(event["host"]), int(event["port"])
+    place = f"{event['host']}:{event['port']}"
+    view.service("join proxy", place)
+    return place
 
 
 async def _serve(crew: Crew, log: str, module: str, *arguments: str, **settings: str) -> str:
-    child = await crew.start(log, module, *arguments, "--json", settings=SERVICE_LOGS | settings)
+    child = await crew.start(log, module, *arguments, "--json", attentive=False, settings=SERVICE_LOGS | settings)
     url: str = (await child.listening())["url"]
     return url
 
@@ -88,7 +97,7 @@ async def _serve(crew: Crew, log: str, module: str, *arguments: str, **settings:
 async def onboard(crew: Crew, devices: Iterable[Device], journeys: Iterable[Journey], view: View) -> None:
     """Onboard all devices at the same time; how each ended is in its journey."""
     pairs = zip(devices, journeys, strict=True)
-    await asyncio.gather(*(_onboard(crew, device, journey, view) for device, journey in pairs))
+    await together(_onboard(crew, device, journey, view) for device, journey in pairs)
 
 
 async def _onboard(crew: Crew, device: Device, journey: Journey, view: View) -> None:
@@ -150,9 +159,11 @@ async def run(folder: Path, pledges: int, view: View, journeys: list[Journey]) -
 def document(stage: Stage, services: Services, devices: Iterable[Device]) -> dict[str, Any]:
     """What demo.json says; all paths are absolute."""
     keys, certificates = stage.registrar / "keys", stage.registrar / "certificates"
-    made: dict[str, Any] = {
+    proxy = urlsplit(f"//{services.proxy}")
+    return {
         "registrar": {"url": services.registrar_url},
         "masa": {"url": services.masa_url},
+        "join_proxy": {"host": proxy.hostname, "port": proxy.port},
         "anchors": {name: str(path) for name, path in stage.anchors.items()},
         "registrar_credential": {
             "cert": str(certificates / "registrar.pem"),
@@ -170,7 +181,3 @@ def document(stage: Stage, services: Services, devices: Iterable[Device]) -> dic
             for device in devices
         ],
     }
-    if services.proxy is not None:
-        host, port = services.proxy
-        made["join_proxy"] = {"host": host, "port": port}
-    return made

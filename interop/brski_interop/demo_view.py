@@ -4,16 +4,15 @@
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Protocol, Self
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.panel import Panel
-from rich.rule import Rule
 from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
@@ -21,6 +20,7 @@ from rich.text import Text
 from brski_interop.demo_report import PHASES, Journey, Report, Step, title_of
 
 REFRESH_PER_SECOND: Final = 12
+MAX_WIDTH: Final = 100
 MAX_LIVE_DETAIL: Final = 60  # characters
 
 _MARKS: Final[Mapping[str, tuple[str, str]]] = {
@@ -150,8 +150,8 @@ def _now(journey: Journey) -> Text:
 def show(report: Report, console: Console, kept: Path | None) -> None:
     """Print the timelines and where the LDevIDs are; `kept` is the folder that stays, if one does."""
     for journey in report.journeys:
-        console.print(_timeline(journey))
-    console.print(_summary(report, kept), soft_wrap=True)
+        console.print(_timeline(journey), width=min(console.width, MAX_WIDTH) if console.is_terminal else MAX_WIDTH)
+    console.print(_summary(report, kept), soft_wrap=True)  # a path is to be copied: nothing breaks it
 
 
 def _timeline(journey: Journey) -> Panel:
@@ -172,8 +172,9 @@ def _timeline(journey: Journey) -> Panel:
     heading = Text.assemble(
         " ", (mark, style), " ", (journey.serial, "bold"), f" · {how} after {journey.seconds:.2f} s "
     )
-    parts: list[RenderableType] = [table, *_ending(journey)]
-    return Panel(Group(*parts), title=heading, title_align="left", border_style=style.removeprefix("bold "))
+    if journey.detail:
+        table.add_row("", "", Text(journey.detail, style="red"), "")
+    return Panel(table, title=heading, title_align="left", border_style=style.removeprefix("bold "))
 
 
 def _told(step: Step) -> Text:
@@ -181,23 +182,16 @@ def _told(step: Step) -> Text:
     if step.detail:
         text.append(f"\n{step.detail}", "dim")
     for check in step.checks:
-        text.append("\n  ✓ ", "green").append(check)
+        text.append("\n✓ ", "green").append(check)
     return text
-
-
-def _ending(journey: Journey) -> Iterator[RenderableType]:
-    if journey.detail:
-        yield Text(journey.detail, style="red")
-    if journey.ldevid is not None:
-        yield Rule(style="dim")
-        yield Text.assemble(("LDevID  ", "cyan"), (str(journey.ldevid), "bold"), overflow="fold")
 
 
 def _summary(report: Report, kept: Path | None) -> Text:
     good = sum(journey.state == "operational" for journey in report.journeys)
-    text = Text(f"{good} of {len(report.journeys)} pledges operational in {report.seconds:.1f} s. ", "bold")
+    text = Text(f"\n{good} of {len(report.journeys)} pledges operational in {report.seconds:.1f} s.", "bold")
     if kept is None:
-        return text.append(
-            "All ran in a temporary folder that is gone now, LDevIDs too; `--dir DIR` keeps them.", "dim"
-        )
-    return text.append(f"LDevIDs, keys, databases and logs stay in {kept}.", "dim")
+        return text.append("\nThe LDevIDs went with the temporary folder; `brski demo --dir DIR` keeps them.", "dim")
+    for journey in report.journeys:
+        if journey.ldevid is not None:
+            text.append(f"\nLDevID of {journey.serial}  ", "cyan").append(str(journey.ldevid))
+    return text.append(f"\nKeys, databases and logs are in {kept}", "dim")

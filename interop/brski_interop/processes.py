@@ -15,11 +15,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO, Self, TypeVar
 
 from brski_common.errors import PeerFailed
 
@@ -39,6 +39,7 @@ _LEASH = (
 )
 
 Event = Mapping[str, Any]
+Result = TypeVar("Result")
 
 
 class Child:
@@ -168,6 +169,16 @@ class Crew:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await _whatever_happens(self.stop())
+
+
+async def together(works: Iterable[Coroutine[object, object, Result]]) -> list[Result]:
+    """Do all at the same time; the first that fails ends the others, and its error is raised when they have ended."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in works]
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+    return [task.result() for task in tasks]
 
 
 def python_command(module: str, *arguments: str) -> list[str]:

@@ -142,7 +142,10 @@ class ForeignPledge:
     def sign(self, content: bytes) -> bytes:
         """CMS SignedData by the IDevID, the way RFC 8366 has it."""
         device = self.device
-        signer = ("-signer", device["cert"], "-inkey", device["key"], "-certfile", device["chain"])
+        # chain.pem begins with the signer, and openssl wants no certificate twice
+        issuers = self.folder / "issuers.pem"
+        issuers.write_text("".join(certificates_of(Path(device["chain"]))[1:]), encoding="ascii")
+        signer = ("-signer", device["cert"], "-inkey", device["key"], "-certfile", str(issuers))
         form = ("-binary", "-nodetach", "-outform", "DER", "-econtent_type", ID_CT_ANIMA_JSON_VOUCHER, "-md", "sha256")
         return openssl("cms", "-sign", *form, *signer, data=content)
 
@@ -176,6 +179,12 @@ class ForeignPledge:
         path = self.folder / "ldevid.pem"
         path.write_bytes(certificates_in(answer.body))
         return path
+
+
+def certificates_of(path: Path) -> list[str]:
+    """The PEM blocks of a file."""
+    end = "-----END CERTIFICATE-----\n"
+    return [f"{block}{end}" for block in path.read_text(encoding="ascii").split(end) if block.strip()]
 
 
 def certificates_in(body: bytes) -> bytes:
