@@ -108,7 +108,7 @@ def decode_base64(text: str) -> bytes:
 def encode_time(moment: datetime) -> str:
     """A time as RFC 3339 in UTC with `Z`, milliseconds only where there are some."""
     moment = moment.astimezone(UTC)
-    return moment.isoformat(timespec="milliseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec="milliseconds" if moment.microsecond >= 1000 else "seconds").replace("+00:00", "Z")
 
 
 def decode_time(text: str) -> datetime:

@@ -138,6 +138,7 @@ def test_times_are_written_in_utc_with_z() -> None:
     moment = datetime(2026, 1, 2, 3, 4, 5, tzinfo=timezone(timedelta(hours=2)))
     assert encoding.encode_time(moment) == "2026-01-02T01:04:05Z"
     assert encoding.encode_time(moment.replace(microsecond=7000)) == "2026-01-02T01:04:05.007Z"
+    assert encoding.encode_time(moment.replace(microsecond=999)) == "2026-01-02T01:04:05Z"
 
 
 @pytest.mark.parametrize(
