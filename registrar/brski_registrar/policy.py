@@ -186,6 +186,8 @@ def check_source(policy: DomainPolicy, address: str | None) -> None:
         return
     try:
         source = ipaddress.ip_address((address or "").partition("%")[0])
+        # A socket that listens on `::` calls 192.0.2.1 ::ffff:192.0.2.1.
+        source = getattr(source, "ipv4_mapped", None) or source
         inside = any(source in ipaddress.ip_network(network, strict=False) for network in policy.sources)
     except ValueError:
         inside = False
