@@ -127,7 +127,7 @@ def _save(finding: Finding, folder: Path, seed: str) -> None:
 def _replay(paths: Sequence[Path]) -> int:
     found = 0
     for path in paths:
-        feeder = Feeder(TARGETS[path.stem.rpartition("-")[0]])
+        feeder = Feeder(TARGETS[_target_of(path)])
         feeder.feed(path.read_bytes())
         found += len(feeder.tally.findings)
         for finding in feeder.tally.findings:
@@ -135,6 +135,11 @@ def _replay(paths: Sequence[Path]) -> int:
         if not feeder.tally.findings:
             print(f"{path}: {', '.join(feeder.tally.outcomes)}")
     return 1 if found else 0
+
+
+def _target_of(path: Path) -> str:
+    """The target a saved input is for: its name begins with it, whether we saved it or libFuzzer did."""
+    return max((name for name in TARGETS if path.name.startswith(f"{name}-")), key=len)
 
 
 if __name__ == "__main__":
