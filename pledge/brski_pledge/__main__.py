@@ -20,7 +20,6 @@ from brski_common import keys
 from brski_common.certificates import Credential, common_name, fingerprint, serial_number
 from brski_common.errors import BrskiError, Misconfigured
 from brski_common.paths import Anchors
-from brski_pledge import enrolling
 from brski_pledge.device import DeviceFile
 from brski_pledge.discovery import parse_offer
 from brski_pledge.events import Event
@@ -157,7 +156,7 @@ def _renew(options: argparse.Namespace) -> dict[str, Any]:
     timeline = Timeline(sys.stderr, as_json=options.json)
     pledge = _pledge(options, timeline)
     enrollment = pledge.enrollment
-    if options.if_due and enrollment is not None and _utc() < enrolling.renewal_due(enrollment.credential.certificate):
+    if options.if_due and enrollment is not None and _utc() < enrollment.renew_at:
         return _result(pledge, Outcome("operational", enrollment=enrollment), timeline)
     outcome = _run(lambda: pledge.renew(rekey=not options.same_key), options.timeout)
     return _result(pledge, outcome, timeline)
@@ -252,7 +251,7 @@ def _describe(enrollment: Enrollment) -> dict[str, Any]:
         "issuer": leaf.issuer.rfc4514_string(),
         "fingerprint": fingerprint(leaf).hex(),
         "not-after": leaf.not_valid_after_utc.isoformat(),
-        "renew-at": enrolling.renewal_due(leaf).isoformat(),
+        "renew-at": enrollment.renew_at.isoformat(),
         "owner": common_name(enrollment.pinned),
         "registrar": f"{enrollment.host}:{enrollment.port}",
         "confirmed": enrollment.confirmed,

@@ -33,7 +33,6 @@ from brski_common.paths import Anchors, build_path, verify_host
 from brski_pledge.state import Enrollment
 from brski_pledge.vouchering import Imprint
 
-RENEW_AT = 2 / 3  # of a certificate's lifetime
 MAX_CA_CERTIFICATES = 32
 EXPONENT = 65537
 
@@ -135,12 +134,6 @@ def judge_est_server(peer: Peer, host: str, anchors: Sequence[x509.Certificate],
     build_path(peer.certificate, peer.chain[1:], Anchors(anchors), now)
     if ID_KP_CMC_RA not in extended_key_usages(peer.certificate):
         verify_host(peer.certificate, host)
-
-
-def renewal_due(certificate: x509.Certificate) -> datetime:
-    """When to renew: two thirds into the certificate's life, long before it ends (RFC 8995, 9.1.3)."""
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begin + (end - begin) * RENEW_AT
 
 
 def _asked(attributes: bytes | None) -> csrattrs.CsrAttributes:

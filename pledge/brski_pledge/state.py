@@ -49,6 +49,7 @@ PINNED, REGISTRAR, ENROLLMENT, CONFIRMED = "pinned.pem", "registrar.pem", "enrol
 SECRET, PRIVATE_FOLDER = 0o600, 0o700
 MAX_FILE_BYTES = 1024 * 1024
 STATE_VERSION = 1
+RENEW_AT = 2 / 3  # of a certificate's lifetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +66,13 @@ class Enrollment:
     enrolled_on: datetime | None = None
     confirmed: bool = False
     folder: Path | None = None  # where it is kept, once it is
+
+    @property
+    def renew_at(self) -> datetime:
+        """When to renew: two thirds into the certificate's life, long before it ends (RFC 8995, 9.1.3)."""
+        certificate = self.credential.certificate
+        begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+        return begin + (end - begin) * RENEW_AT
 
 
 class Disk:

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import ssl
 import stat
 import subprocess
 import sys
@@ -72,6 +73,28 @@ async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
         "operational",
     ]
     assert registrar.clients[-1].certificate == outcome.enrollment.credential.certificate
+
+
+@pytest.mark.req("TL-01")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_one_version_of_tls_is_enough(version: ssl.TLSVersion, tmp_path: Path) -> None:
+    server = await serve(FakeRegistrar(maker=MAKER), version=version)
+    outcome = await pledge(tmp_path / "state", server.url.removeprefix("https://")).onboard()
+    await server.close(0.1)
+    assert outcome.is_operational
+
+
+@pytest.mark.req("AR-07")
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "RSA-2048", "Ed25519"])
+async def test_every_kind_of_key_onboards_over_tls(kind: str, tmp_path: Path) -> None:
+    maker, domain = Manufacturer(f"Maker of {kind}", kind=kind), Domain(f"Plant of {kind}", kind=kind)
+    server = await serve(FakeRegistrar(maker=maker, domain=domain))
+    address = server.url.removeprefix("https://")
+    settings = PledgeSettings(mdns=False, registrars=(address,), once=True, ldevid_key=kind)
+    device = Pledge(settings, maker.idevid("SN-1"), maker.voucher_anchors, state=tmp_path, clock=lambda: NOW)
+    outcome = await device.onboard()
+    await server.close(0.1)
+    assert outcome.is_operational, outcome
 
 
 @pytest.mark.req("ST-02", "AT-27", "AT-06", "RS-01")

@@ -57,6 +57,13 @@ def test_what_is_saved_is_read_after_a_reboot(tmp_path: Path) -> None:
     assert (kept.folder / LDEVID).is_file()
 
 
+@pytest.mark.req("EI-16")
+def test_renewal_is_due_long_before_the_end() -> None:
+    certificate = FIRST.credential.certificate
+    left = certificate.not_valid_after_utc - FIRST.renew_at
+    assert left * 3 == certificate.not_valid_after_utc - certificate.not_valid_before_utc
+
+
 def test_only_the_owner_may_read_the_key(tmp_path: Path) -> None:
     kept = Folder(tmp_path / "state").save(FIRST)
     assert kept.folder is not None

@@ -5,6 +5,7 @@ by a script. `Stage` runs `Bootstrap` against any number of them with a clock th
 appointment to the next; nothing sleeps. `serve` puts the same registrar on a real socket.
 """
 
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -348,7 +349,11 @@ class Stage:
 
 
 async def serve(
-    registrar: FakeRegistrar, credential: Credential | None = None, *, host: str = "127.0.0.1"
+    registrar: FakeRegistrar,
+    credential: Credential | None = None,
+    *,
+    host: str = "127.0.0.1",
+    version: ssl.TLSVersion | None = None,
 ) -> http.Server:
     """The same registrar on a real socket of the loopback; close it with `await server.close()`."""
 
@@ -367,7 +372,10 @@ async def serve(
 
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", answer)
-    context = tls.server_context(credential or registrar.credential or registrar.domain.registrar)
+    shown = credential or registrar.credential or registrar.domain.registrar
+    context = tls.server_context(
+        shown, minimum_version=version or ssl.TLSVersion.TLSv1_2, maximum_version=version or ssl.TLSVersion.TLSv1_3
+    )
     return await http.serve(app, host, 0, context)
 
 
