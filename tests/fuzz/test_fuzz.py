@@ -23,6 +23,7 @@ INPUTS = 2_000  # of each target; `make fuzz` runs a million
 SEED = "8995"
 
 
+@pytest.mark.req("AT-10")
 @pytest.mark.parametrize("name", TARGETS)
 def test_bad_input_raises_only_the_suites_errors_within_its_bounds(name: str) -> None:
     tally = run_chunk(name, SEED, 0, INPUTS)
