@@ -83,7 +83,8 @@ def test_from_init_to_serve_to_a_clean_end(config: Path, number: signal.Signals)
     assert (config.parent / "registrar.sqlite").exists()
 
 
-def test_a_join_proxy_leads_to_the_registrar(config: Path) -> None:
+@pytest.mark.req("PX-05")
+def test_a_join_proxy_needs_neither_settings_nor_keys_of_its_own(config: Path) -> None:
     trusting = ssl.create_default_context(cafile=str(config.parent / "anchors/domain-ca.pem"))
     with started("serve", "--config", config) as (_, registrar):
         where = registrar["url"].removeprefix("https://")
