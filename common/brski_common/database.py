@@ -15,6 +15,7 @@ The laws of this file:
 """
 
 import asyncio
+import math
 import os
 import sqlite3
 import time
@@ -160,16 +161,21 @@ class _InlineReader:
     """Reads SQLite on the event loop's thread; after INLINE_READ_SECONDS SQLite interrupts the statement."""
 
     def __init__(self, engine: Engine) -> None:
-        self._deadline = 0.0
+        self._deadline = math.inf
         self._connection = engine.connect()
         raw: Any = self._connection.connection.dbapi_connection
         raw.execute("PRAGMA busy_timeout = 0")
         raw.set_progress_handler(self._is_late, INLINE_CHECK_STEPS)
 
     def read(self, unit: Unit[T]) -> T:
-        self._deadline = time.monotonic() + INLINE_READ_SECONDS
         with self._connection.begin():
-            return unit(self._connection)
+            # Only the unit may be cut short. On a busy machine time passes anywhere, and SQLite would interrupt a BEGIN
+            # or COMMIT just as well: the connection would be left inside a transaction, for good.
+            self._deadline = time.monotonic() + INLINE_READ_SECONDS
+            try:
+                return unit(self._connection)
+            finally:
+                self._deadline = math.inf
 
     def close(self) -> None:
         raw: Any = self._connection.connection.dbapi_connection

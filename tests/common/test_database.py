@@ -484,3 +484,13 @@ async def test_sqlite_commits_reach_the_disk(tmp_path: Path, package: str) -> No
         assert await db.write(lambda connection: connection.exec_driver_sql("PRAGMA synchronous").scalar()) == 2
         assert await db.write(lambda connection: connection.exec_driver_sql("PRAGMA journal_mode").scalar()) == "wal"
         assert await db.write(lambda connection: connection.exec_driver_sql("PRAGMA foreign_keys").scalar()) == 1
+
+
+async def test_a_read_that_is_late_from_the_start_leaves_no_transaction_behind(
+    tmp_path: Path, package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "INLINE_READ_SECONDS", -1.0)
+    monkeypatch.setattr(database, "INLINE_CHECK_STEPS", 1)
+    async with Database.open(f"sqlite:///{tmp_path / 'late.db'}", migrations=package) as db:
+        for _ in range(3):
+            assert await db.read(lambda connection: connection.exec_driver_sql("SELECT 1").scalar()) == 1
