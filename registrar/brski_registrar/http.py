@@ -224,6 +224,6 @@ def _certs_only(certificates: tuple[x509.Certificate, ...]) -> bytes:
     return est.encode_body(est.certs_only(certificates))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=128)
 def _csrattrs(asked: CsrAttributes) -> bytes:
     return est.encode_body(csrattrs.write(asked))

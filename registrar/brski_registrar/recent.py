@@ -5,7 +5,7 @@ from collections.abc import Callable, Hashable
 from typing import Final, Generic, TypeVar
 
 RECENT_SECONDS: Final = 1.0  # how long another process's change may go unnoticed
-MAX_RECENT: Final = 512
+MAX_RECENT: Final = 256
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
