@@ -253,7 +253,7 @@ def _is_named(certificate: x509.Certificate, entry: Signer) -> bool:
     return subject_key_id(certificate) == entry.key_id
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def _issuer_and_serial(certificate: x509.Certificate) -> bytes:
     """Issuer and serial number byte for byte as the certificate has them."""
     #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, … }
