@@ -195,6 +195,23 @@ def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> N
     assert answer("policy", "list", *at)["manufacturers"] == []
 
 
+@pytest.mark.req("AL-13", "AL-15", "AL-16")
+def test_the_operator_says_how_audit_logs_are_judged(config: Path, anchors: Path) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config)
+    first = answer(*at, "--idevid-anchors", anchors)
+    assert first["audit"]["before_purchase"] == "refuse"
+    assert first["unsafe_ignore_history"] is False
+    changed = answer(
+        *at, "--audit", "before-purchase=note", "--audit", "newer_format=refuse", "--unsafe-ignore-history"
+    )
+    assert (changed["audit"]["before_purchase"], changed["audit"]["newer_format"]) == ("note", "refuse")
+    assert changed["audit"]["unexpected_domain"] == "refuse"
+    assert changed["unsafe_ignore_history"] is True
+    for wrong in ("before_purchase", "before_purchase=maybe", "assertions=note", "=note"):
+        assert answer(*at, "--audit", wrong, code=1)["error"] == "policy-malformed"
+    assert "audit before_purchase" in run("policy", "show", "Example Maker", "--config", config).stdout
+
+
 def test_a_new_manufacturer_needs_anchors(config: Path, tmp_path: Path) -> None:
     at = ("--config", config)
     result = run("policy", "allow", "Nobody", *at, code=1)

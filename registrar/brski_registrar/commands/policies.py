@@ -3,8 +3,8 @@
 import csv
 import io
 import ipaddress
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,11 +20,13 @@ from brski_registrar.policy import (
     Admission,
     Admit,
     Approval,
+    AuditPolicy,
     DomainPolicy,
     Login,
     Manufacturer,
     PinHint,
     SerialField,
+    Treatment,
 )
 from brski_registrar.runtime import utc_now
 
@@ -33,6 +35,27 @@ SERIAL_COLUMN: Final = "serial_number"
 COLUMNS: Final = (SERIAL_COLUMN, "purchased_on", "note")
 
 Name = Annotated[str, typer.Argument(help="What the policy calls the manufacturer.", metavar="MANUFACTURER")]
+
+AUDIT_RULES: Final = tuple(each.name for each in fields(AuditPolicy) if isinstance(each.default, Treatment))
+
+ToleratedCritical = Annotated[
+    list[str] | None, typer.Option(help="OID of a critical extension its certificates have. May be repeated.")
+]
+KnownDomain = Annotated[
+    list[str] | None, typer.Option(help="domainID (hex) of an earlier owner that is no surprise. May be repeated.")
+]
+AuditRule = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"RULE=refuse, =note or =ignore for what audit logs say. Rules: {', '.join(AUDIT_RULES)}. Repeatable.",
+        metavar="RULE=TREATMENT",
+    ),
+]
+IgnoreHistory = Annotated[bool | None, typer.Option(help="Do not judge audit logs (RFC 8995, 5.8.3: only with NEA).")]
+OpaqueVouchers = Annotated[bool | None, typer.Option(help="Hand on vouchers that cannot be read here (RFC 8995, 7.3).")]
+Serials = Annotated[
+    Path | None, typer.Option(help=f"Put the devices of a CSV file on it: columns {', '.join(COLUMNS)}.")
+]
 
 app = cli.application("Whom the plant admits: manufacturers, devices, and what holds for all of them.")
 
@@ -60,16 +83,13 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
     ignore_expired_idevid: Annotated[bool | None, typer.Option(help="Take IDevIDs that are out of date.")] = None,
     plain_cms: Annotated[bool | None, typer.Option(help="Its MASA wants eContentType id-data.")] = None,
     wait_for_masa: Annotated[bool | None, typer.Option(help="Let devices wait while its MASA is away.")] = None,
-    known_domain: Annotated[
-        list[str] | None, typer.Option(help="domainID (hex) of an earlier owner that is no surprise. May be repeated.")
-    ] = None,
-    unsafe_ignore_history: Annotated[
-        bool | None, typer.Option(help="Do not judge audit logs (RFC 8995, 5.8.3: only with NEA).")
-    ] = None,
+    tolerate_critical: ToleratedCritical = None,
+    known_domain: KnownDomain = None,
+    audit: AuditRule = None,
+    unsafe_ignore_history: IgnoreHistory = None,
+    unsafe_opaque_vouchers: OpaqueVouchers = None,
     serial: Annotated[list[str] | None, typer.Option(help="Put this device on its allow-list. Repeatable.")] = None,
-    serials: Annotated[
-        Path | None, typer.Option(help=f"Put the devices of a CSV file on it: columns {', '.join(COLUMNS)}.")
-    ] = None,
+    serials: Serials = None,
     as_json: cli.Json = False,
 ) -> None:
     """Admit a manufacturer, change what its record says, or put devices on its allow-list."""
@@ -88,12 +108,14 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "ignore_expired_idevid": ignore_expired_idevid,
         "plain_cms": plain_cms,
         "wait_for_masa": wait_for_masa,
+        "tolerated_critical": tuple(tolerate_critical) if tolerate_critical else None,
+        "unsafe_opaque_vouchers": unsafe_opaque_vouchers,
     }
-    audit = {
+    judged = _treatments(audit or ()) | {
         "known_domains": tuple(domain.replace(":", "").lower() for domain in known_domain) if known_domain else None,
         "unsafe_ignore_history": unsafe_ignore_history,
     }
-    record = cli.run_async(_allow(config, name, _given(given), _given(audit), tuple(entries)))
+    record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
     value = _manufacturer_facts(record) | {"added": len(entries)}
     cli.answer(value, as_json, lambda: cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}"))
 
@@ -162,7 +184,9 @@ def show(name: Name, config: Config = DEFAULT_CONFIG, as_json: cli.Json = False)
     record, entries = cli.run_async(work())
 
     def human() -> None:
-        cli.facts(_manufacturer_facts(record).items())
+        plain = _manufacturer_facts(record)
+        audit = plain.pop("audit")
+        cli.facts([*plain.items(), *((f"audit {rule}", treatment) for rule, treatment in audit.items())])
         rows = [(each.serial_number, each.purchased_on, each.note, each.voucher_type) for each in entries]
         cli.show("")
         cli.table(("serial number", "purchased on", "note", "voucher waiting"), rows, empty="the allow-list is empty")
@@ -188,6 +212,9 @@ def domain_policy(
         bool | None, typer.Option(help="No certificate before the device has reported on its voucher.")
     ] = None,
     serverkeygen: Annotated[bool | None, typer.Option(help="Make keys for devices that ask for it.")] = None,
+    unsafe_plain_server_keys: Annotated[
+        bool | None, typer.Option(help="Send such keys without encryption of their own (RFC 7030, 4.4.2).")
+    ] = None,
     as_json: cli.Json = False,
 ) -> None:
     """Show what holds for every device, or change it."""
@@ -200,6 +227,7 @@ def domain_policy(
             "certificate_days": certificate_days,
             "require_voucher_status": require_voucher_status,
             "serverkeygen": serverkeygen,
+            "unsafe_plain_server_keys": unsafe_plain_server_keys,
         }
     )
 
@@ -237,6 +265,18 @@ async def _record(at: Desk, name: str) -> Manufacturer:
     if maker is None:
         raise Unknown("manufacturer-unknown", f"{name}: `policy list` shows those that are admitted")
     return maker.record
+
+
+def _treatments(rules: Iterable[str]) -> dict[str, Any]:
+    """What `--audit` said; raises Misconfigured for a rule or a treatment that is none."""
+    found: dict[str, Any] = {}
+    for text in rules:
+        rule, _, treatment = text.replace("-", "_").partition("=")
+        if rule not in AUDIT_RULES or treatment not in set(Treatment):
+            allowed = f"{' '.join(AUDIT_RULES)}, each = {' '.join(Treatment)}"
+            raise Misconfigured("policy-malformed", f"--audit {text[:80]!a}: allowed are {allowed}")
+        found[rule] = Treatment(treatment)
+    return found
 
 
 def _network(text: str) -> str:
@@ -313,7 +353,10 @@ def _manufacturer_facts(record: Manufacturer) -> dict[str, Any]:
         "ignore_expired_idevid": record.ignore_expired_idevid,
         "plain_cms": record.plain_cms,
         "wait_for_masa": record.wait_for_masa,
+        "tolerated_critical": record.tolerated_critical,
+        "unsafe_opaque_vouchers": record.unsafe_opaque_vouchers,
         "known_domains": record.audit.known_domains,
+        "audit": {rule: getattr(record.audit, rule) for rule in AUDIT_RULES},
         "unsafe_ignore_history": record.audit.unsafe_ignore_history,
         "idevid_anchors": _subjects(record.idevid_anchors),
         "masa_tls_anchors": _subjects(record.masa_tls_anchors),
@@ -334,4 +377,5 @@ def _domain_facts(domain: DomainPolicy) -> dict[str, Any]:
         "certificate_days": domain.certificate_days,
         "require_voucher_status": domain.require_voucher_status,
         "serverkeygen": domain.serverkeygen,
+        "unsafe_plain_server_keys": domain.unsafe_plain_server_keys,
     }
