@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import documents
 from tests.support.documents import Block, name_of
+from tests.test_house import HOME_FOLDERS, wrong_citations
 
 PAGES = documents.pages()
 STORIES = documents.stories()
@@ -57,6 +58,12 @@ def test_every_quoted_command_exists(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_made_part_is_fresh(page: Path) -> None:
     assert documents.refreshed(text_of(page)) == text_of(page), "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_no_page_names_a_folder_of_one_machine_or_cites_in_a_form_of_its_own(page: Path) -> None:
+    assert HOME_FOLDERS.search(text_of(page)) is None
+    assert wrong_citations(text_of(page)) == []
 
 
 @pytest.mark.parametrize("room", ROOMS)
