@@ -101,11 +101,10 @@ def cell(value: object) -> str:
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
     """Write rows as a table on standard output, or the sentence `empty`."""
-    # A listing needs them, the other commands start quicker without.
-    from rich import box  # noqa: PLC0415
-    from rich.console import Console  # noqa: PLC0415
-    from rich.table import Table  # noqa: PLC0415
-    from rich.text import Text  # noqa: PLC0415
+    from rich import box  # noqa: PLC0415 -- a command without listing starts quicker
+    from rich.console import Console  # noqa: PLC0415 -- see above
+    from rich.table import Table  # noqa: PLC0415 -- see above
+    from rich.text import Text  # noqa: PLC0415 -- see above
 
     drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for row in rows:
@@ -147,8 +146,7 @@ def read_input(path: Path, limit: int = MAX_INPUT_BYTES) -> bytes:
 
 def run_async(work: Awaitable[T]) -> T:
     """Run what a command has to wait for."""
-    # Most commands wait for nothing.
-    import asyncio  # noqa: PLC0415
+    import asyncio  # noqa: PLC0415 -- most commands wait for nothing
 
     async def main() -> T:
         return await work
