@@ -13,11 +13,12 @@ from typing import Final
 
 from cryptography import x509
 
-from brski_common import est, telemetry
+from brski_common import est
 from brski_common.certificates import Peer, load_certificate
 from brski_common.csrattrs import CsrAttributes
 from brski_common.errors import BrskiError, NotYet, Refused, Unknown, Untrusted
 from brski_common.paths import check_dates
+from brski_common.telemetry import Telemetry
 from brski_registrar import enrolling, lifecycle, serverkeys
 from brski_registrar.ca import CertificateAuthority
 from brski_registrar.identity import Pledge
@@ -125,12 +126,11 @@ class EstService:
         await self._record(device, certificate, enrolling.request_hash(csr), Event.RENEW, peer)
         return certificate
 
-    async def enroll_status(self, body: bytes, peer: Peer | None) -> None:
-        """Take a report on the certificate (RFC 8995, 5.9.4); raises Malformed, Untrusted, Unknown, Refused.
+    async def enroll_status(self, report: Telemetry, peer: Peer | None) -> None:
+        """Take a report on the certificate (RFC 8995, 5.9.4); raises Untrusted, Unknown, Refused.
 
         Only the certificate in use shows that the device has it: a report of success without it is written down.
         """
-        report = telemetry.read(body)
         notes = report_notes("enroll-status", report)
         member = await self._member(peer)
         if member is not None:

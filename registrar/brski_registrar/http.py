@@ -37,6 +37,7 @@ from brski_common.errors import (
     UnsupportedFormat,
     Untrusted,
 )
+from brski_common.telemetry import Telemetry
 from brski_registrar.enrolling import check_linked
 from brski_registrar.est_service import EstService
 from brski_registrar.service import RegistrarService
@@ -134,8 +135,7 @@ class _Vouchers:
         return brski_http.reply(200, voucher, artifact_format.media_type)
 
     async def voucher_status(self, request: web.Request) -> web.Response:
-        body = await _telemetry(request)
-        await self._service.voucher_status(body, brski_http.peer(request))
+        await self._service.voucher_status(await _telemetry(request), brski_http.peer(request))
         return brski_http.reply(200)
 
 
@@ -191,16 +191,22 @@ class _Enrollment:
         return brski_http.reply(200, body, media_type)
 
     async def enroll_status(self, request: web.Request) -> web.Response:
-        body = await _telemetry(request)
-        await self._service.enroll_status(body, brski_http.peer(request))
+        await self._service.enroll_status(await _telemetry(request), brski_http.peer(request))
         return brski_http.reply(200)
 
 
-async def _telemetry(request: web.Request) -> bytes:
+async def _telemetry(request: web.Request) -> Telemetry:
     # A client that forgets the header means JSON: a report that is refused is a failure nobody hears of.
-    if brski_http.media_type(request) not in {telemetry.MEDIA_TYPE_JSON, ""}:
+    read = _REPORTS.get(brski_http.media_type(request) or telemetry.MEDIA_TYPE_JSON)
+    if read is None:
         raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
-    return await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES)
+    return read(await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES))
+
+
+_REPORTS: Final[dict[str, Callable[[bytes], Telemetry]]] = {
+    telemetry.MEDIA_TYPE_JSON: telemetry.read,
+    telemetry.MEDIA_TYPE_CBOR: telemetry.read_cbor,
+}
 
 
 async def _csr(request: web.Request, *, proof_of_possession: bool = True) -> x509.CertificateSigningRequest:

@@ -18,7 +18,7 @@ from typing import Final
 
 from cryptography import x509
 
-from brski_common import artifact, telemetry
+from brski_common import artifact
 from brski_common.artifact import Format, Verified
 from brski_common.certificates import Credential, Peer, common_name, idevid_issuer
 from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown
@@ -268,14 +268,13 @@ class RegistrarService:
 
     # Voucher status and the audit log
 
-    async def voucher_status(self, body: bytes, peer: Peer | None) -> None:
+    async def voucher_status(self, report: Telemetry, peer: Peer | None) -> None:
         """Take a pledge's report on its voucher, then fetch and judge the audit log (RFC 8995, 5.7 and 5.8).
 
-        Raises Malformed, Untrusted, Unknown, Refused. A report that comes out of order is written down and changes
+        Raises Untrusted, Unknown, Refused. A report that comes out of order is written down and changes
         nothing.
         """
         policy, pledge = await self.pledge(peer)
-        report = telemetry.read(body)
         device = await self.store.device(pledge)
         if device is None:
             raise Unknown("voucher-not-requested", "a report on a voucher that was never asked for here")

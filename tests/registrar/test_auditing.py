@@ -46,7 +46,7 @@ def test_what_is_refused_by_default(log: AuditLog, context: Context, reason: str
     assert refused.value.reason == reason
 
 
-@pytest.mark.req("AL-12", "AL-13")
+@pytest.mark.req("AL-11", "AL-12", "AL-13")
 def test_our_own_history_is_in_order() -> None:
     context = replace(CONTEXT, purchased_on=NOW - timedelta(days=2))
     assert judge(log_of(event(), event(date=NOW - timedelta(days=1))), AuditPolicy(), context) == ()

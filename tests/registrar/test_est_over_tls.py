@@ -151,7 +151,7 @@ async def test_a_voucher_that_the_masa_refused_opens_nothing(plant: Plant) -> No
         assert (response.status, reason_of(response)) == (403, "voucher-missing")
 
 
-@pytest.mark.req("E-04", "EI-12")
+@pytest.mark.req("E-04", "E-20", "EI-12")
 async def test_nobody_else_gets_a_certificate(plant: Plant) -> None:
     self_signed = Domain(name="Somebody Else").root
     for credential, status in ((None, 401), (self_signed, 404), (plant.domain.registrar, 404)):
@@ -243,13 +243,14 @@ async def test_the_certificate_names_the_device_whatever_the_request_says(
         assert [str(each.value) for each in certificate.subject] == [line.serial, line.serial]
 
 
-@pytest.mark.req("E-12", "E-15", "HT-10")
+@pytest.mark.req("E-12", "E-15", "E51-03", "HT-10")
 async def test_a_broken_request_is_400(plant: Plant) -> None:
     async with plant.vouched() as line:
         good = await line.csr()
         flipped = good[:-5] + bytes([good[-5] ^ 1]) + good[-4:]
         response = await line.enroll(flipped)
         assert (response.status, reason_of(response)) == (400, "csr-signature-invalid")
+        assert response.headers["Content-Type"] == "text/plain; charset=utf-8"
         for body in (b"", b"!!!", b"AAAA", base64.b64encode(b"\x30\x03\x02\x01\x01")):
             assert (await line.post(f"{EST}/simpleenroll", body, "application/pkcs10")).status == 400
         assert (await line.post(f"{EST}/simpleenroll", base64.b64encode(good), "text/plain")).status == 415

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from brski_common import artifact, cms
+from brski_common import artifact, cms, telemetry
 from brski_common.artifact import Format
 from brski_common.certificates import idevid_issuer, to_der, to_pem
 from brski_common.errors import NotYet, PeerFailed, Refused, Unknown
@@ -47,7 +47,7 @@ async def test_devices_of_every_key_kind_without_key_usage_are_served(tmp_path: 
 
 
 @pytest.mark.parametrize("artifact_format", list(Format))
-@pytest.mark.req("RM-01", "RM-02")
+@pytest.mark.req("RM-01", "RM-02", "CB-04")
 async def test_the_request_to_the_masa_has_the_format_of_the_pledges(plant: Plant, artifact_format: Format) -> None:
     async with plant.connect(await plant.admitted()) as line:
         body = line.pvr(artifact_format=artifact_format)
@@ -250,6 +250,16 @@ async def test_a_request_that_another_key_signed_is_refused(plant: Plant) -> Non
         response = await line.request_voucher(line.pvr(signer=other))
         assert (response.status, reason_of(response)[:10]) == (403, "signature-"[:10])
     assert not plant.masa.requests
+
+
+@pytest.mark.req("CB-06", "VR-11")
+async def test_certificates_inside_a_cose_request_authenticate_nobody(plant: Plant) -> None:
+    other = plant.maker.idevid(fresh())
+    async with plant.connect(await plant.admitted()) as line:
+        body = line.pvr(signer=other, artifact_format=Format.COSE)
+        assert other.certificate in artifact.parse_voucher_request(body, Format.COSE).certificates
+        response = await line.request_voucher(body, Format.COSE.media_type)
+        assert (response.status, reason_of(response)) == (403, "signature-invalid")
 
 
 @pytest.mark.req("RM-09", "ID-10", "AT-05")
@@ -499,6 +509,14 @@ async def test_a_newer_report_is_taken_and_an_operator_told(plant: Plant, caplog
         details = [entry.detail for entry in await plant.store.journal()]
     assert any("temperature" in detail and "mood" in detail for detail in details)
     assert "version 2" in caplog.text
+
+
+async def test_a_constrained_pledge_reports_in_cbor(plant: Plant) -> None:
+    async with plant.connect(await plant.admitted()) as line:
+        await line.request_voucher()
+        report = telemetry.write_cbor(telemetry.success())
+        assert (await line.post(f"{BRSKI}/voucher_status", report, "application/cbor")).status == 200
+        assert (await plant.device(line.serial)).state is State.APPROVED
 
 
 async def test_reports_from_nowhere_are_not_found(plant: Plant) -> None:
