@@ -11,7 +11,7 @@ The laws of this file:
 4. A signed artifact is passed on as the bytes that came, never written anew.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -95,17 +95,19 @@ class Unverified(Generic[Model]):
         signer = _verify_signature(self.envelope, certificate, Anchors())
         return self._verified(signer, (signer,))
 
-    def verify_consistent(self, now: datetime | None) -> Verified[Model]:
+    def verify_consistent(self, now: datetime | None, *, beside: Collection[x509.Certificate] = ()) -> Verified[Model]:
         """Verify the signature, and that the signer's chain as it came along holds together; raises Untrusted.
 
         This shows consistency only. The last of the path says which domain the signer speaks for.
+        `beside` are certificates that came along for another reason, such as a pledge's chain.
         """
         signer = _verify_signature(self.envelope, None, Anchors())
         _check_signing_time(self.envelope, now)
-        tops = [certificate for certificate in self.certificates if is_ca(certificate) and is_self_issued(certificate)]
+        own = [certificate for certificate in self.certificates if certificate not in beside]
+        tops = [certificate for certificate in own if is_ca(certificate) and is_self_issued(certificate)]
         if not tops:
-            tops = _highest(signer, self.certificates)
-        path = build_path(signer, self.certificates, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
+            tops = _highest(signer, own)
+        path = build_path(signer, own, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
         return self._verified(signer, path)
 
     def _verified(self, signer: x509.Certificate, path: tuple[x509.Certificate, ...]) -> Verified[Model]:

@@ -87,7 +87,7 @@ def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Exa
     """Go through the plan of this file; raises Malformed, UnsupportedFormat, Untrusted, Refused."""
     _check_fresh(rvr.claimed, trust, now)
     _check_a_registrar_came_along(rvr.certificates)
-    verified = rvr.verify_consistent(now)  # 5.5.2, 5.5.3
+    verified = rvr.verify_consistent(now, beside=_ours(rvr.certificates, trust))  # 5.5.2, 5.5.3
     check_registrar(verified.signer)  # 5.5.4
     examined = Examined(
         rvr=verified,
@@ -108,6 +108,18 @@ def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Exa
             raise
         return _examine_renewal(examined, artifact.parse_voucher(prior, rvr.format), trust)
     return _examine_prior(examined, pvr, rvr.certificates, trust, now)
+
+
+def _ours(certificates: Iterable[x509.Certificate], trust: Trust) -> frozenset[x509.Certificate]:
+    """The chain of a pledge, which its registrar may add (draft-ietf-anima-constrained-voucher, 7.2); by name only.
+
+    A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
+    """
+    names = {authority.subject for authority in (*trust.idevid_anchors.certificates, *trust.idevid_pool)}
+    found = [each for each in certificates if each.issuer in names]
+    if any(ID_KP_CMC_RA in extended_key_usages(each) for each in found):
+        return frozenset()
+    return frozenset(found)
 
 
 def check_registrar(signer: x509.Certificate) -> None:

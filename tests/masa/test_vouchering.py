@@ -71,6 +71,13 @@ def test_chain_may_stop_anywhere_above_the_registrar(length: int) -> None:
     assert seen.path == PLANT.registrar.chain[:length]
 
 
+@pytest.mark.req("MA-01", "RM-03")
+@pytest.mark.parametrize("length", [1, 2, 3])
+def test_chain_of_the_pledge_beside_it_does_not_confuse_the_registrars(length: int) -> None:
+    chain = PLANT.registrar.chain[:length]
+    assert look(rvr(DEVICE, certificates=(*DEVICE.chain, *chain))).path == chain
+
+
 # 5.5.4
 
 
