@@ -98,10 +98,11 @@ def test_a_join_proxy_needs_neither_settings_nor_keys_of_its_own(config: Path) -
 
 @pytest.mark.xdist_group("mdns")
 @pytest.mark.req("DS-12")
-def test_a_join_proxy_finds_its_registrar_by_itself(tmp_path: Path) -> None:
+def test_a_join_proxy_finds_its_registrar_by_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BRSKI_REGISTRAR_DISCOVERY__NAME", f"Plant of {tmp_path.name}")
     run("init", tmp_path / "plant", "--port", "0", "--interface", "127.0.0.1")
     trusting = ssl.create_default_context(cafile=str(tmp_path / "plant/anchors/domain-ca.pem"))
-    find = ("--registrar", "mdns", "--registrar-interface", "127.0.0.1")
+    find = ("--registrar", f"mdns:Plant of {tmp_path.name}", "--registrar-interface", "127.0.0.1")
     proxy = ("join-proxy", "--listen", "127.0.0.1:0", "--any-address")
     with started("serve", "--config", tmp_path / "plant/registrar.toml"), started(*proxy, *find) as (_, event):
         url = f"https://{event['host']}:{event['port']}/.well-known/est/cacerts"

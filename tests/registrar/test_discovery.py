@@ -40,17 +40,19 @@ mdns = pytest.mark.xdist_group("mdns")
 async def test_a_registrar_is_found_by_proxies_and_by_devices_on_its_link() -> None:
     settings = Discovery(mdns=True, proxy=True, interfaces=LOOPBACK, name="Registrar of a test")
     async with announce(settings, 8443):
-        assert await find(LOOPBACK) == (Endpoint("127.0.0.1", 8443),)
-        assert await find(LOOPBACK, service=PROXY_SERVICE) == (Endpoint("127.0.0.1", 8443),)
+        for service in (REGISTRAR_SERVICE, PROXY_SERVICE):
+            assert await find(LOOPBACK, service=service, instance=settings.name) == (Endpoint("127.0.0.1", 8443),)
     with pytest.raises(PeerFailed, match="registrar-not-found"):
-        await find(LOOPBACK, seconds=0.3)
+        await find(LOOPBACK, seconds=0.3, instance=settings.name)
 
 
 @mdns
 async def test_two_of_one_name_are_told_apart() -> None:
     one = Announcement(REGISTRAR_SERVICE, "Twin", 8443, LOOPBACK)
-    async with announced([one], LOOPBACK), announced([one], LOOPBACK):
-        assert await find(LOOPBACK) == (Endpoint("127.0.0.1", 8443),)
+    other = Announcement(REGISTRAR_SERVICE, "Twin", 8444, LOOPBACK)
+    async with announced([one], LOOPBACK), announced([other], LOOPBACK):
+        assert await find(LOOPBACK, instance="Twin") == (Endpoint("127.0.0.1", 8443),)
+        assert await find(LOOPBACK, instance="Twin-2") == (Endpoint("127.0.0.1", 8444),)
 
 
 async def test_nothing_is_announced_unless_the_settings_say_so() -> None:
