@@ -132,7 +132,7 @@ async def open_desk(
     **changes: object,
 ) -> AsyncIterator[Desk]:
     """A MASA on an empty database, with both plants as customers by their root CA."""
-    store = Store.open(database or f"sqlite:///{folder / 'masa.db'}")
+    store = Store.open(database or f"sqlite:///{folder}/masa.db")
     clock = Clock()
     masa = Masa(
         store,

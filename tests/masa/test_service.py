@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy.exc import IntegrityError
@@ -28,7 +29,7 @@ from tests.masa.plant import (
     rvr,
     tls_client,
 )
-from tests.support.world import fresh
+from tests.support.world import NOW, fresh
 
 AUDIT_ONLY = Terms(unowned=DevicePolicy.AUDIT_ONLY)
 FIRST_COME = Terms(unowned=DevicePolicy.FIRST_COME)
@@ -61,6 +62,33 @@ async def test_owner_gets_a_proximity_voucher_with_the_verified_nonce(desk: Desk
     assert voucher.pinned_domain_cert is not None
     assert load_certificate(voucher.pinned_domain_cert) == PLANT.issuing.certificate
     assert (await desk.entries())[-1].domain_id == domain_id(PLANT.issuing.certificate)
+
+
+@pytest.mark.req("MA-17", "VA-02", "VA-03", "MA-22")
+async def test_voucher_holds_nothing_that_was_not_decided_here(tmp_path: Path) -> None:
+    claimed: dict[str, Any] = {"last_renewal_date": NOW, "domain_cert_revocation_checks": True, "expires_on": NOW}
+    async with open_desk(tmp_path) as desk:
+        device = await desk.sell(MAKER.idevid(fresh()))
+        voucher = await desk.ask(rvr(device, **claimed))
+        assert voucher.last_renewal_date is None
+        assert voucher.expires_on is None
+        assert voucher.domain_cert_revocation_checks is None
+    async with open_desk(
+        tmp_path, database=f"sqlite:///{tmp_path}/second.db", terms=Terms(revocation_checks=False)
+    ) as desk:
+        await desk.sell(device)
+        assert (await desk.ask(rvr(device, **claimed))).domain_cert_revocation_checks is False
+
+
+@pytest.mark.req("MA-18", "MA-13", "V-CMS-06")
+async def test_expired_voucher_is_renewed_for_the_owner_without_further_ado(desk: Desk) -> None:
+    device = await desk.sell(MAKER.idevid(fresh()))
+    first = await desk.ask(nonceless(device))
+    desk.clock.advance(3600)
+    again = await desk.ask(nonceless(device, created_on=desk.clock()))
+    assert first.expires_on is not None
+    assert again.expires_on is not None
+    assert first.expires_on < desk.clock() < again.expires_on
 
 
 @pytest.mark.req("MA-19", "MA-20", "AL-17")

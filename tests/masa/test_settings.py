@@ -5,14 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from brski_common import issuing, keys
+from brski_common import artifact, issuing, keys
 from brski_common import settings as settings_files
+from brski_common.artifact import Format
 from brski_common.certificates import Credential, to_pem
 from brski_common.errors import Misconfigured
+from brski_common.paths import Anchors
+from brski_common.voucher import Voucher
 from brski_masa import founding, serving
 from brski_masa.keyring import load_signers
 from brski_masa.parties import DevicePolicy, IdentityKind
 from brski_masa.settings import ENVIRONMENT_PREFIX, Settings
+from tests.support.softhsm import SoftHsm
 from tests.support.vectors import vector
 from tests.support.world import NOW
 
@@ -133,3 +137,20 @@ def test_without_a_nonceless_key_there_are_no_nonceless_vouchers(folder: Path) -
 
 def test_secret_is_not_asked_for_without_a_terminal() -> None:
     assert serving.ask_secret("x") == ""
+
+
+@pytest.mark.req("V-CMS-07")
+@pytest.mark.xdist_group("softhsm")
+def test_vouchers_are_signed_by_a_key_in_a_token(folder: Path, softhsm: SoftHsm) -> None:
+    root = keys.load_credential(f"file:{folder}/keys/voucher-root.key.pem", folder / "keys" / "voucher-root.chain.pem")
+    key = keys.load(softhsm.uri("registrar"))
+    certificate = issuing.end_entity(
+        root, key.public_key(), issuing.name("Token Signer"), not_before=NOW, not_after=NOW + timedelta(days=9)
+    )
+    (folder / "keys" / "voucher.chain.pem").write_bytes(to_pem(certificate, *root.chain))
+    loaded = load(folder, BRSKI_MASA_SIGNING__KEY=softhsm.uri("registrar"))
+    signers = load_signers(loaded, now=NOW)
+    data = artifact.sign(Voucher(serial_number="SN", created_on=NOW), Format.CMS, signers.nonced)
+    assert artifact.parse_voucher(data, Format.CMS).verify(Anchors(root.chain), NOW).signer == certificate
+    with pytest.raises(Misconfigured, match="key-not-a-file"):
+        founding.rotate(loaded, "voucher", "P-256", NOW)
