@@ -52,7 +52,7 @@ def test_what_is_saved_is_read_after_a_reboot(tmp_path: Path) -> None:
     assert kept is not None
     assert replace(kept, folder=None, credential=FIRST.credential) == FIRST
     assert kept.credential.chain == FIRST.credential.chain
-    assert kept.credential.key.private_numbers() == FIRST.credential.key.private_numbers()  # type: ignore[union-attr] # P-256
+    assert kept.credential.key.private_numbers() == FIRST.credential.key.private_numbers()  # type: ignore[union-attr] # an elliptic curve key
     assert kept.folder is not None
     assert (kept.folder / LDEVID).is_file()
 
