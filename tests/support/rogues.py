@@ -300,6 +300,11 @@ class Scene:
         """How many certificates a device was issued."""
         return len(await self.plant.store.issued_to(device_id))
 
+    async def still_works_through(self, port: int) -> None:
+        """Assert that an honest onboarding goes through by way of a proxy."""
+        outcome = await self.onboard(await self.device(), port)
+        assert outcome.is_operational, f"{outcome.reason}: {outcome.detail}"
+
     async def still_works(self, device: Credential | None = None) -> None:
         """Assert that an honest onboarding goes through after whatever happened."""
         outcome = await self.onboard(device or await self.device())
