@@ -316,3 +316,19 @@ async def test_a_registrar_nobody_knows_and_a_device_nobody_made(factory: Factor
     unmade = factory.maker.idevid(fresh())
     assert await factory.ask(honest_request(unmade, lonely)) == (404, "device-unknown")
     assert await factory.store.list_entries() == []
+
+
+# Those who would make it wait
+
+
+@pytest.mark.req("MA-23")
+async def test_the_masa_never_waits_for_a_person(factory: Factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*_: object, **__: object) -> str:
+        raise AssertionError("somebody was asked something")
+
+    for name in ("builtins.input", "getpass.getpass"):
+        monkeypatch.setattr(name, ask)
+    device, unowned = await factory.device(), await factory.device(owner=None)
+    assert await factory.ask(honest_request(device, HONEST.registrar)) == (200, "")
+    assert await factory.ask(honest_request(unowned, HONEST.registrar)) == (403, "device-without-owner")
+    assert await factory.ask(rvr_of(HONEST.registrar, serial_of(device), pvr=None, nonce=None)) == (200, "")
