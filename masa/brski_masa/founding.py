@@ -1,4 +1,4 @@
-"""What `init` makes: a maker's authorities, the MASA's keys, and the settings that name them.
+"""What `init` makes: a maker's authorities, the MASA's keys, an empty database, and the settings that name them.
 
     Manufacturer Root ── IDevID CA                       anchors/manufacturer.pem   for registrars
     Voucher Root ─┬─ voucher signer (with a nonce)       anchors/voucher.pem        for the devices' firmware
@@ -20,6 +20,7 @@ from cryptography import x509
 from brski_common import issuing, keys, settings
 from brski_common.certificates import ID_KP_SERVER_AUTH, Credential, public_key_info, spki, to_pem
 from brski_common.errors import Misconfigured
+from brski_masa import store
 from brski_masa.factory import check_masa_url, lifetime_without_end
 from brski_masa.settings import Listen, Maker, Settings, Signing
 
@@ -28,6 +29,7 @@ NONCELESS_LIFETIME: Final = timedelta(days=3653)  # as long as such vouchers may
 TLS_LIFETIME: Final = timedelta(days=398)
 TLS_ROOT_LIFETIME: Final = timedelta(days=7305)
 SETTINGS_FILE: Final = "masa.toml"
+DATABASE_FILE: Final = "masa.db"
 
 HEADING: Final = (
     "Settings of the MASA. Keys that stand commented out have the value shown. Every key can be overridden by the"
@@ -59,6 +61,7 @@ def found(plan: Plan, now: datetime) -> Settings:
         _make_signers(plan, now)
         _make_tls(plan, now)
         made = _settings(plan)
+        store.create(f"sqlite:///{plan.folder.absolute() / DATABASE_FILE}")
         (plan.folder / SETTINGS_FILE).write_text(settings.render(made, HEADING), encoding="utf-8")
     except OSError as error:
         raise Misconfigured("folder-not-writable", f"{plan.folder}: {error.strerror}") from error
@@ -176,7 +179,7 @@ def _anchor(plan: Plan, name: str, root: Credential) -> None:
 
 def _settings(plan: Plan) -> Settings:
     return Settings(
-        database="sqlite:///masa.db",
+        database=f"sqlite:///{DATABASE_FILE}",
         listen=Listen(host=plan.host, port=plan.port),
         maker=Maker(
             name=plan.name,

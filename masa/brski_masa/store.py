@@ -8,8 +8,10 @@ The laws of this file:
 3. A change of ownership ends what the log entries before it claim (`released_after`).
 """
 
+import asyncio
 import hashlib
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Self
@@ -168,6 +170,17 @@ class Store:
         if row is None or row.expires_on <= now:
             raise Unknown("audit-log-link-unknown", "no such link, or it is out of date")
         return row.device_id, row.up_to
+
+
+def create(url: str) -> None:
+    """Make the tables, so that the service need not load Alembic for it; blocks; raises Misconfigured."""
+
+    async def open_and_close() -> None:
+        await Store.open(url).close()
+
+    # A thread, because the caller may have an event loop of its own.
+    with ThreadPoolExecutor(1) as thread:
+        thread.submit(asyncio.run, open_and_close()).result()
 
 
 def _append(connection: Connection, entry: Entry, claims: frozenset[bytes] | None) -> int:

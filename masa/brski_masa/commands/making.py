@@ -41,7 +41,6 @@ def init(
     plan = founding.Plan(folder=folder, name=name, host=host, port=port, masa_url=authority, kind=key_kind(key))
     founding.found(plan, serving.utc_now())
     config = folder / founding.SETTINGS_FILE
-    with_store(serving.load_settings(config), _nothing)
     anchors = {
         each: str((folder / "anchors" / f"{each}.pem").absolute()) for each in ("voucher", "tls", "manufacturer")
     }
@@ -49,10 +48,6 @@ def init(
     cli.answer(answer, as_json, lambda: cli.facts([("settings", config), *anchors.items()]))
     if not as_json:
         cli.say(f"Next: brski-masa idevid --config {config} --serial 0001 --key P-256 --out device-0001")
-
-
-async def _nothing(_store: Store) -> None:
-    """Only open the database, which makes its tables."""
 
 
 def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
