@@ -165,25 +165,25 @@ class _Enrollment:
 
     async def ca_certificates(self, request: web.Request, label: str) -> web.Response:
         certificates = await self._service.ca_certificates(brski_http.peer(request), label)
-        return brski_http.reply(200, _certs_only(certificates), est.CERTS_ONLY)
+        return _est(_certs_only(certificates), est.CERTS_ONLY)
 
     async def csr_attributes(self, request: web.Request, label: str) -> web.Response:
         asked = await self._service.csr_attributes(brski_http.peer(request), label)
         if not asked.items:
             return brski_http.reply(204)
-        return brski_http.reply(200, _csrattrs(asked), est.CSRATTRS)
+        return _est(_csrattrs(asked), est.CSRATTRS)
 
     async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
         check_linked(csr, _binding(request))
         certificate = await self._service.simple_enroll(csr, brski_http.peer(request), label)
-        return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
+        return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
     async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
         check_linked(csr, _binding(request))
         certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
-        return brski_http.reply(200, est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
+        return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
     async def server_key(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request, proof_of_possession=False)  # key and signature do not count (RFC 7030, 4.4.1)
@@ -214,6 +214,11 @@ async def _csr(request: web.Request, *, proof_of_possession: bool = True) -> x50
         raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
     body = est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES))
     return est.read_csr(body, proof_of_possession=proof_of_possession)
+
+
+def _est(body: bytes, media_type: str) -> web.Response:
+    """An EST answer. Its body is base64 whatever the header says (RFC 8951, 3.1); BouncyCastle wants to be told."""
+    return brski_http.reply(200, body, media_type, {"Content-Transfer-Encoding": "base64"})
 
 
 def _binding(request: web.Request) -> bytes | None:

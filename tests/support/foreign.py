@@ -128,6 +128,10 @@ class ForeignPledge:
 
     def voucher_request(self, server_certificate: bytes, **changes: object) -> bytes:
         """The signed pledge voucher request, by `openssl cms`; `changes` replace members, None removes one."""
+        return self.sign(self.voucher_request_data(server_certificate, **changes))
+
+    def voucher_request_data(self, server_certificate: bytes, **changes: object) -> bytes:
+        """What is to be signed."""
         members: dict[str, object] = {
             "created-on": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
             "assertion": "proximity",
@@ -137,7 +141,7 @@ class ForeignPledge:
         }
         members |= {name.replace("_", "-"): value for name, value in changes.items()}
         kept = {name: value for name, value in members.items() if value is not None}
-        return self.sign(json.dumps({"ietf-voucher-request:voucher": kept}).encode())
+        return json.dumps({"ietf-voucher-request:voucher": kept}).encode()
 
     def sign(self, content: bytes) -> bytes:
         """CMS SignedData by the IDevID, the way RFC 8366 has it."""
