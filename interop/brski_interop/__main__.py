@@ -1,5 +1,6 @@
 """The `brski` command: demo, bench, inspect. An adapter: it reads options and prints what others decide."""
 
+import asyncio
 import json
 import sys
 from datetime import UTC, datetime
@@ -81,6 +82,30 @@ def demo(
     except BrskiError as error:
         raise _failure(str(error), as_json) from error
     raise typer.Exit(status)
+
+
+@app.command(epilog="Example: `brski bench --onboardings 500 --concurrency 8`")
+def bench(
+    onboardings: Annotated[int, typer.Option(min=1, max=100_000, help="How many onboardings to measure.")] = 500,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many at a time.")] = 8,
+    floor: Annotated[bool, typer.Option("--floor", help="Show what the floor is made of.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+) -> None:
+    """Measure whole onboardings, and in the same run the cryptography and commits they cannot do without."""
+    from brski_interop import bench as measuring  # noqa: PLC0415 - `inspect` does not pay for it
+    from brski_interop.bench_view import show  # noqa: PLC0415 - likewise
+
+    try:
+        outcome = asyncio.run(measuring.run(onboardings, concurrency))
+    except BrskiError as error:
+        raise _failure(str(error), as_json) from error
+    if as_json:
+        sys.stdout.write(json.dumps(outcome.as_json(), indent=2) + "\n")
+    else:
+        show(outcome, Console(), floor=floor)
+    if outcome.failures:
+        sys.stderr.write(f"brski: {len(outcome.failures)} onboardings failed, the first: {outcome.failures[0]}\n")
+        raise typer.Exit(1)
 
 
 def _anchors(files: list[Path]) -> Anchors:

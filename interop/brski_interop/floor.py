@@ -12,7 +12,7 @@ Laws of this file:
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -26,7 +26,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL._util import lib as openssl
-from OpenSSL.crypto import X509, PKey
 
 Role = Literal["registrar", "masa", "pledge"]
 ROLES: tuple[Role, ...] = ("registrar", "masa", "pledge")
@@ -83,8 +82,13 @@ class Identity:
     def read(cls, key: Path, chain: Path) -> "Identity":
         """Read two PEM files."""
         private = load_pem_private_key(key.read_bytes(), None)
-        assert isinstance(private, ec.EllipticCurvePrivateKey)
-        return cls(private, tuple(x509.load_pem_x509_certificates(chain.read_bytes())))
+        return cls.of(private, x509.load_pem_x509_certificates(chain.read_bytes()))
+
+    @classmethod
+    def of(cls, key: object, chain: Iterable[x509.Certificate]) -> "Identity":
+        """A key, which has to be one on an elliptic curve, and its chain."""
+        assert isinstance(key, ec.EllipticCurvePrivateKey)
+        return cls(key, tuple(chain))
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +121,10 @@ def handshakes(server: Identity, client: Identity) -> dict[str, float]:
 def _context(method: int, identity: Identity) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(SSL.TLS1_3_VERSION)
-    context.use_privatekey(PKey.from_cryptography_key(identity.key))
-    context.use_certificate(X509.from_cryptography(identity.chain[0]))
+    context.use_privatekey(identity.key)
+    context.use_certificate(identity.chain[0])
     for certificate in identity.chain[1:]:
-        context.add_extra_chain_cert(X509.from_cryptography(certificate))
+        context.add_extra_chain_cert(certificate)
     if method == SSL.TLS_SERVER_METHOD:
         context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
     context.set_verify_depth(-2)  # no path is built: its links are counted by themselves
