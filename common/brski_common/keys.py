@@ -55,8 +55,7 @@ def load(uri: str, secret: Secret | None = None) -> PrivateKey:
     Raises Misconfigured with a `key-…` or `pkcs11-…` reason.
     """
     if uri.startswith("pkcs11:"):
-        # Only who uses a token needs python-pkcs11.
-        from brski_common import pkcs11  # noqa: PLC0415
+        from brski_common import pkcs11  # noqa: PLC0415 - only who uses a token needs python-pkcs11
 
         return pkcs11.load(uri, secret)
     return _load_file(_path(uri), secret)

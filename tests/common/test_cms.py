@@ -24,7 +24,7 @@ from tests.support.world import NOW, YEARS, Domain, make_key
 
 CONTENT = b'{"ietf-voucher:voucher":{"serial-number":"SN-0815"}}'
 KINDS = ["P-256", "P-384", "P-521", "RSA-2048", "Ed25519"]
-OPENSSL_KINDS = ["P-256", "P-384", "RSA-2048", "Ed25519"]
+OPENSSL_KINDS = [kind for kind in KINDS if kind != "Ed25519"]  # in CMS only from OpenSSL 3.2; BouncyCastle has it
 
 
 @cache
@@ -507,8 +507,6 @@ def test_the_idevid_of_the_drafts_xml_is_another_certificate_for_the_same_key() 
 
 def openssl(*arguments: str | Path) -> bytes:
     done = subprocess.run(["openssl", "cms", *arguments], capture_output=True, check=False, timeout=60)
-    if done.returncode and (b"no default digest" in done.stderr or b"eddsa" in done.stderr.lower()):
-        pytest.skip("this openssl has no Ed25519 in CMS (3.2 and later have)")
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
 

@@ -321,9 +321,13 @@ async def test_times_come_back_aware_and_in_utc(db: Database) -> None:
         await db.write(add_at("b", noon.replace(tzinfo=None)))
 
 
+POSTGRESQL_ONLY = pytest.mark.parametrize(
+    "database_url", [pytest.param("postgresql", marks=pytest.mark.xdist_group("postgresql"))], indirect=True
+)
+
+
+@POSTGRESQL_ONLY
 async def test_a_lost_connection_is_replaced(database_url: str, package: str) -> None:
-    if not database_url.startswith("postgresql"):
-        pytest.skip("SQLite has no connection to lose")
     others = sqlalchemy.text(
         "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"

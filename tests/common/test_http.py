@@ -20,6 +20,7 @@ from brski_common import http, tls
 from brski_common.certificates import Peer, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_common.http import Limits, Server
+from tests.support.waiting import until
 from tests.support.world import Domain, Manufacturer
 
 CURL, OPENSSL = shutil.which("curl"), shutil.which("openssl")
@@ -321,9 +322,7 @@ async def test_a_client_that_does_not_read_is_disconnected() -> None:
     async with served(QUICK) as server, connected(server) as (reader, writer):
         writer.transport.pause_reading()  # type: ignore[attr-defined]  # StreamWriter's transport reads, too
         writer.write(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
-        async with asyncio.timeout(5):
-            while server._connections or server._greetings:  # noqa: ASYNC110 -- nothing tells the outside
-                await asyncio.sleep(0.01)
+        await until(lambda: not (server._connections or server._greetings))
         assert not reader.at_eof()
         writer.transport.abort()
 
@@ -401,9 +400,7 @@ async def test_a_client_that_stops_in_the_middle_leaves_nothing_behind(encrypted
             async with connected(server, encrypted=encrypted) as (_, writer):
                 writer.write(post(bytes(100))[:-50])
                 ending(writer)
-        async with asyncio.timeout(5):
-            while server._connections or server._greetings:  # noqa: ASYNC110 -- nothing tells the outside
-                await asyncio.sleep(0.01)
+        await until(lambda: not (server._connections or server._greetings))
 
 
 async def test_an_address_in_use_is_a_misconfiguration() -> None:

@@ -79,9 +79,8 @@ def _current(connection: Connection, table: str) -> str | None:
 
 
 def _run(connection: Connection, folder: Path, table: str) -> None:
-    # A start with the schema in place shall not pay for Alembic.
-    from alembic import command  # noqa: PLC0415
-    from alembic.config import Config  # noqa: PLC0415
+    from alembic import command  # noqa: PLC0415 - a start with the schema in place shall not pay for Alembic
+    from alembic.config import Config  # noqa: PLC0415 - as above
 
     config = Config(attributes={"connection": connection, "version_table": table})
     config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
