@@ -163,8 +163,8 @@ def anchors(*credentials: Credential) -> Anchors:
     return Anchors(credential.certificate for credential in credentials)
 
 
-def registrar_with_key_id(key_id: bytes) -> Credential:
-    """A registrar under a CA whose SubjectKeyIdentifier somebody chose."""
+def registrar_with_key_id(key_id: bytes | None) -> Credential:
+    """A registrar under a CA whose SubjectKeyIdentifier somebody chose, or which has none."""
     key = make_key()
     subject = issuing.name("Numbering CA")
     builder = (
@@ -176,8 +176,9 @@ def registrar_with_key_id(key_id: bytes) -> Credential:
         .not_valid_before(NOW - years(1))
         .not_valid_after(NOW + years(9))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier(key_id), critical=False)
     )
+    if key_id is not None:
+        builder = builder.add_extension(x509.SubjectKeyIdentifier(key_id), critical=False)
     ca = Credential(key, (builder.sign(key, issuing.signature_hash(key)),))
     return registrar_under(ca)
 

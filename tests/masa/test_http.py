@@ -177,7 +177,7 @@ async def test_old_paths_are_served_too(line: Line) -> None:
     assert (await line.request("GET", "/")).status == 404
 
 
-@pytest.mark.req("AL-07", "AL-08", "AL-09")
+@pytest.mark.req("AL-07", "AL-08", "AL-09", "D-8")
 async def test_log_is_json_with_integers(line: Line) -> None:
     device = await line.desk.sell(MAKER.idevid(fresh()))
     await line.post(VOUCHER, request := rvr(device))

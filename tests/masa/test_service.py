@@ -10,7 +10,7 @@ from sqlalchemy.exc import IntegrityError
 
 from brski_common import artifact, auditlog
 from brski_common.artifact import Format
-from brski_common.certificates import domain_id, idevid_issuer, load_certificate
+from brski_common.certificates import domain_id, idevid_issuer, load_certificate, spki_sha256
 from brski_common.errors import BrskiError, Refused, Unknown, Untrusted
 from brski_common.voucher import Assertion
 from brski_masa.parties import DevicePolicy, IdentityKind, Requester
@@ -249,6 +249,15 @@ async def test_stranger_with_a_chosen_domain_id_is_refused(tmp_path: Path) -> No
         odd = registrar_with_key_id(b"our own numbering")
         await desk.store.add_certificate("Odd Plant", IdentityKind.ANCHOR, odd.chain[1])
         await desk.ask(rvr(device, signer=odd, prior=pvr(device, odd.certificate)))
+
+
+@pytest.mark.req("D-8", "AL-11")
+async def test_domain_without_a_key_identifier_is_logged_by_its_key(tmp_path: Path) -> None:
+    async with open_desk(tmp_path, terms=AUDIT_ONLY, customers=False) as desk:
+        device = await desk.sell(MAKER.idevid(fresh()), owner=None)
+        lonely = registrar_with_key_id(None)
+        await desk.ask(rvr(device, signer=lonely, prior=pvr(device, lonely.certificate)))
+        assert (await desk.entries())[-1].domain_id == spki_sha256(lonely.chain[1])
 
 
 # The audit log
