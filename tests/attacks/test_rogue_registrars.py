@@ -441,7 +441,7 @@ async def test_a_registrar_that_never_answers_gives_way(scene: Scene, connection
 
     device, rogue = await scene.device(), await scene.rogue(never)
     outcome = await scene.onboard(
-        device, rogue.port, scene.plant.server.port, max_connections=connections, stall_after=0.05
+        device, rogue.port, scene.plant.server.port, max_connections=connections, stall_after=0.3
     )
     assert outcome.is_operational
     assert len(rogue.requests) == 1
