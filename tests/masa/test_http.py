@@ -65,7 +65,7 @@ class Line:
             data=body,
             headers=headers,
             allow_redirects=False,
-            **skip,  # type: ignore[arg-type]
+            **skip,  # type: ignore[arg-type] # one keyword or none
         ) as response:
             challenges = response.headers.getall("WWW-Authenticate", [])
             return Answer(response.status, response.headers, await response.read(), challenges)
