@@ -1,6 +1,8 @@
 """The documents say what is so: links lead somewhere, quoted commands exist, made parts are fresh, stories run."""
 
+import contextlib
 import os
+import random
 import re
 import shlex
 import socket
@@ -27,6 +29,7 @@ ENDS = {  # what the last block of a story shows; of the others it is enough tha
     "plant": r"SN-0001 +Example Maker +operational",
     "firmware": r"I am .*SN-0001[\s\S]*state +operational",
 }
+PORT_RANGE = (20_000, 32_000)
 START_SECONDS = 60.0
 STEP_SECONDS = 120.0
 
@@ -174,12 +177,13 @@ class Service:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody has; all are held until the last is known, so that they differ."""
-    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [each.getsockname()[1] for each in held]
-    for each in held:
-        each.close()
-    return ports
+    """Ports that nobody has, below those that the kernel gives to whoever asks for any."""
+    found: set[int] = set()
+    while len(found) < count:
+        port = random.randrange(*PORT_RANGE)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            found.add(port)
+    return list(found)
 
 
 @pytest.fixture
