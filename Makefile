@@ -12,6 +12,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/brski demo
 
 test: lint types contracts unit
+	$(BIN)/python -m tests.support.conformance --summary
 
 sync: $(VENV)/.dev
 
@@ -43,6 +44,7 @@ bench: $(VENV)/.runtime
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.conformance docs/conformance.md
+	$(BIN)/python -m tests.support.documents
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

@@ -5,7 +5,7 @@ Two keys sign vouchers: one with a short-lived certificate for vouchers with a n
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from cryptography import x509
 
@@ -62,6 +62,7 @@ def load_trust(settings: Settings) -> Trust:
         idevid_anchors=Anchors(keys.read_certificates(maker.anchors)),
         voucher_anchors=Anchors(keys.read_certificates(settings.signing.anchors)),
         idevid_pool=pool,
+        request_max_age=timedelta(hours=settings.policy.request_max_age_hours),
         ignore_idevid_dates=maker.ignore_expired_idevids,
         unsafe_allow_published_keys=maker.unsafe_published_test_keys,
     )

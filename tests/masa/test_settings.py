@@ -13,7 +13,7 @@ from brski_common.errors import Misconfigured
 from brski_common.paths import Anchors
 from brski_common.voucher import Voucher
 from brski_masa import founding, serving
-from brski_masa.keyring import load_signers
+from brski_masa.keyring import load_signers, load_trust
 from brski_masa.parties import DevicePolicy, IdentityKind
 from brski_masa.settings import ENVIRONMENT_PREFIX, Settings
 from tests.support.softhsm import SoftHsm
@@ -154,3 +154,8 @@ def test_vouchers_are_signed_by_a_key_in_a_token(folder: Path, softhsm: SoftHsm)
     assert artifact.parse_voucher(data, Format.CMS).verify(Anchors(root.chain), NOW).signer == certificate
     with pytest.raises(Misconfigured, match="key-not-a-file"):
         founding.rotate(loaded, "voucher", "P-256", NOW)
+
+
+def test_the_age_that_a_request_may_have_comes_from_the_file(folder: Path) -> None:
+    loaded = load(folder, BRSKI_MASA_POLICY__REQUEST_MAX_AGE_HOURS="2")
+    assert load_trust(loaded).request_max_age == timedelta(hours=2)
