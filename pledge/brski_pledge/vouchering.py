@@ -223,14 +223,17 @@ def _path_to_pin(
 ) -> tuple[tuple[x509.Certificate, ...], x509.Certificate]:
     """The path from the registrar's certificate to the pinned key, and the certificate that holds it.
 
-    Of several pins the kind of our own request counts, the certificate (draft-ietf-anima-rfc8366bis, 8).
+    Of several pins the kind of our own request counts, the certificate. A voucher without nonce answers no request: of
+    its pins the first of pubk-sha256, pubk, cert counts (draft-ietf-anima-rfc8366bis, 8).
     """
-    if voucher.pinned_domain_cert is not None:
-        return _path_to_certificate(_pinned_certificate(voucher.pinned_domain_cert), peer, now)
-    if voucher.pinned_domain_pubk_sha256 is not None:
-        return _path_to_key(voucher.pinned_domain_pubk_sha256, [spki_sha256(each) for each in peer.chain], peer, now)
-    if voucher.pinned_domain_pubk is not None:
-        return _path_to_key(voucher.pinned_domain_pubk, [spki(each) for each in peer.chain], peer, now)
+    certificate, key, digest = voucher.pinned_domain_cert, voucher.pinned_domain_pubk, voucher.pinned_domain_pubk_sha256
+    is_alone = key is None and digest is None
+    if certificate is not None and (is_alone or voucher.nonce is not None):
+        return _path_to_certificate(_pinned_certificate(certificate), peer, now)
+    if digest is not None:
+        return _path_to_key(digest, [spki_sha256(each) for each in peer.chain], peer, now)
+    if key is not None:
+        return _path_to_key(key, [spki(each) for each in peer.chain], peer, now)
     raise Untrusted("pinned-domain-cert-missing", "the voucher names no owner")
 
 

@@ -214,7 +214,8 @@ class RegistrarService:
             # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
             return before.rvr
         hint = attempt.policy.domain.pin_hint
-        shown = vouchering.certificates_shown(self.credential, hint, self._tls_certificate)
+        pledges = attempt.pledge.path if attempt.format is Format.COSE else ()
+        shown = vouchering.certificates_shown(self.credential, hint, self._tls_certificate, pledges)
         return vouchering.sign(rvr, attempt.format, self.credential, attempt.pledge.manufacturer, shown)
 
     async def _fetch(

@@ -117,15 +117,19 @@ def sign(
 
 
 def certificates_shown(
-    credential: Credential, hint: PinHint, tls_certificate: x509.Certificate
+    credential: Credential,
+    hint: PinHint,
+    tls_certificate: x509.Certificate,
+    pledges: Sequence[x509.Certificate] = (),
 ) -> tuple[x509.Certificate, ...]:
     """Which certificates a MASA sees, and so may pin (RFC 8995, 5.5).
 
     The signer is always there. So is the TLS server's, if that is another: the MASA looks for the one that the pledge
-    saw (RFC 8995, 5.5.5).
+    saw (RFC 8995, 5.5.5). A constrained pledge sends none of its own along, so that the registrar does: `pledges`
+    (draft-ietf-anima-constrained-voucher, 7.2).
     """
     count = {PinHint.EE: 1, PinHint.CA: 2, PinHint.ROOT: len(credential.chain)}[hint]
-    return without_duplicates((*credential.chain[:count], tls_certificate))
+    return without_duplicates((*credential.chain[:count], tls_certificate, *pledges))
 
 
 def masa_address(certificate: x509.Certificate | None, manufacturer: Manufacturer) -> str:

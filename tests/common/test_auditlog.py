@@ -56,7 +56,7 @@ def _event(**changes: Any) -> bytes:  # noqa: ANN401 - members of any kind, wron
     return _document(events=[{name: value for name, value in event.items() if value is not ...}])
 
 
-@pytest.mark.req("AL-08", "AL-11")
+@pytest.mark.req("AL-08", "AL-11", "D-8")
 def test_the_example_of_rfc_8995_is_read() -> None:
     log = auditlog.read(RFC_EXAMPLE)
 
@@ -74,7 +74,7 @@ def test_the_example_of_rfc_8995_is_read() -> None:
     assert not log.from_the_future
 
 
-@pytest.mark.req("AL-08", "AL-11")
+@pytest.mark.req("AL-08", "AL-11", "D-8")
 def test_numbers_are_written_as_integers_and_the_domain_id_in_base64_once() -> None:
     log = AuditLog(
         events=(EVENT, AuditEvent(date=EVENT.date, domain_id=b"\x01", nonce=None, assertion="x", truncated=3))

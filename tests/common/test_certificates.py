@@ -54,7 +54,7 @@ def test_a_masa_url_of_another_type_is_malformed(maker: Manufacturer, value: byt
         certificates.masa_url(device.certificate)
 
 
-@pytest.mark.req("RM-10")
+@pytest.mark.req("RM-10", "D-1")
 def test_idevid_issuer_is_the_whole_authority_key_identifier(maker: Manufacturer) -> None:
     certificate = maker.idevid("SN-1").certificate
     key_id = certificates.subject_key_id(maker.idevid_ca.certificate)
@@ -85,7 +85,7 @@ def test_the_four_encodings_of_idevid_issuer_in_the_wild_are_known(maker: Manufa
     assert certificates.idevid_issuer_forms(certificate) == {full, full[2:], key_id, b"\x04\x14" + key_id}
 
 
-@pytest.mark.req("AL-11")
+@pytest.mark.req("AL-11", "D-8")
 def test_domain_id_without_key_identifier_is_the_spki_fingerprint() -> None:
     (registrar,) = certificates.load_pem(vector("rfc8995/registrar.crt.pem"))
     assert base64.b64encode(certificates.domain_id(registrar)) == b"Oy6w2vS8ar8m/FtEHuzs7sl7LSD3pW9yTCgCecoIL3M="

@@ -84,7 +84,7 @@ def test_what_is_signed_verifies(kind: str, content_type: str) -> None:
     assert signed.signers[0].signing_time is None
 
 
-@pytest.mark.req("V-CMS-02")
+@pytest.mark.req("V-CMS-02", "BIS-10")
 def test_the_content_type_is_the_anima_voucher_unless_told() -> None:
     signed = cms.parse(cms.sign(CONTENT, signer()))
     assert (signed.content_type, signed.version) == ("1.2.840.113549.1.9.16.1.40", 3)
@@ -200,7 +200,7 @@ def test_no_signer_and_several_signers_are_refused() -> None:
         cms.verify(cms.parse(rebuild([*members[:-1], der.set_of(info.encoded, info.encoded)])))
 
 
-@pytest.mark.req("AT-22", "V-CMS-04")
+@pytest.mark.req("AT-22", "V-CMS-04", "BIS-10", "D-1")
 def test_a_signature_over_the_bare_content_is_refused() -> None:
     """RFC 5652 allows it for id-data; then the signed attributes of one message are the content of another."""
     credential = signer("Ed25519")
@@ -311,7 +311,7 @@ def test_detached_content_is_refused() -> None:
         cms.parse(rebuild(members))
 
 
-@pytest.mark.req("V-CMS-02")
+@pytest.mark.req("V-CMS-02", "D-2")
 def test_the_content_type_signed_data_is_taken_only_when_allowed() -> None:
     data = cms.sign(CONTENT, signer(), content_type=cms.ID_SIGNED_DATA)
     with pytest.raises(UnsupportedFormat, match="cms-content-type"):

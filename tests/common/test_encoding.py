@@ -50,6 +50,7 @@ def models(kind: type[VoucherData], leaves: tuple[Leaf, ...]) -> st.SearchStrate
 any_model = models(Voucher, VOUCHER_LEAVES) | models(VoucherRequest, LEAVES)
 
 
+@pytest.mark.req("BIS-06", "D-1")
 @given(any_model)
 def test_what_is_written_is_read_again_in_both_encodings(model: VoucherData) -> None:
     assert read_json(write_json(model)) == model
@@ -177,6 +178,66 @@ def test_a_vouchers_serial_number_has_another_key_than_a_requests() -> None:
     assert read_cbor(cbor2.dumps({2451: {11: "A"}})) == Voucher(serial_number="A")
     with pytest.raises(Malformed, match="serial-number-missing"):
         read_cbor(cbor2.dumps({2451: {13: "A"}}))
+
+
+@pytest.mark.req("BIS-06")
+def test_extensions_are_named_and_what_an_unknown_one_brings_is_passed_over() -> None:
+    wanted = Voucher(serial_number="A", extensions=("example-later", 60099))
+    members: dict[str, strictjson.JsonValue] = {
+        "serial-number": "A",
+        "extensions": ["example-later", 60099],
+        "extension:example-later": {"deep": [1]},
+    }
+    assert read_json(strictjson.dumps({VOUCHER_NAME: members})) == wanted
+    by_sid = {11: "A", 15: ["example-later", 60099], cbor2.CBORTag(47, 60099): {1: b"x"}}
+    assert read_cbor(cbor2.dumps({2451: by_sid})) == wanted
+    assert b'"extensions":["example-later",60099]' in write_json(wanted)
+
+
+@pytest.mark.req("BIS-07")
+def test_what_only_the_maker_understands_is_carried_along() -> None:
+    inside = cbor2.dumps({"colour": "red"})
+    wanted = Voucher(serial_number="A", manufacturer_proprietary=inside)
+    url_safe = base64.urlsafe_b64encode(inside).decode().rstrip("=")
+    assert (
+        read_json(strictjson.dumps({VOUCHER_NAME: {"serial-number": "A", "manufacturer-proprietary": url_safe}}))
+        == wanted
+    )
+    assert read_cbor(write_cbor(wanted)) == wanted
+    assert inside in write_cbor(wanted)
+
+
+@pytest.mark.req("BIS-08")
+@pytest.mark.parametrize(("number", "name"), list(enumerate(("verified", "logged", "proximity", "agent-proximity"))))
+def test_in_cbor_an_assertion_is_a_number(number: int, name: str) -> None:
+    voucher = Voucher(serial_number="A", assertion=Assertion(name))
+    data = cbor2.dumps({2451: {1: number, 11: "A"}})
+    assert write_cbor(voucher) == data
+    assert read_cbor(data) == voucher
+    assert read_cbor(cbor2.dumps({2451: {1: name, 11: "A"}})) == voucher
+
+
+@pytest.mark.req("BIS-08")
+@pytest.mark.parametrize("value", [4, -1, True, 1.0, "believed", None, b"\x00"])
+def test_another_number_is_no_assertion(value: object) -> None:
+    data = cbor2.dumps({2451: {1: value, 11: "A"}})
+    if value is None:
+        assert read_cbor(data).assertion is None
+    else:
+        with pytest.raises(Malformed, match="assertion"):
+            read_cbor(data)
+
+
+@pytest.mark.req("D-12")
+@pytest.mark.parametrize("top", ["ietf-voucher-request:voucher", "ietf-voucher-request-prm:voucher"])
+@pytest.mark.parametrize("listed", [True, False])
+def test_both_readings_of_prm_are_read_and_the_one_of_its_text_is_written(top: str, listed: bool) -> None:
+    text = base64.b64encode(b"certificate").decode()
+    members: dict[str, strictjson.JsonValue] = {"serial-number": "A", "agent-sign-cert": [text] if listed else text}
+    request = read_json(strictjson.dumps({top: members}))
+    assert request == VoucherRequest(serial_number="A", agent_sign_cert=(b"certificate",))
+    written = {"serial-number": "A", "agent-sign-cert": [text]}
+    assert strictjson.load_object(write_json(request)) == {REQUEST_NAME: written}
 
 
 def test_one_leaf_twice_under_two_keys_is_refused() -> None:

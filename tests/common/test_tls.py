@@ -535,7 +535,7 @@ async def test_tls_1_1_is_refused_by_the_server() -> None:
     assert "Cipher is (NONE)" in output
 
 
-@pytest.mark.req("TL-01")
+@pytest.mark.req("TL-01", "MT-01", "OP-01")
 def test_the_client_offers_nothing_below_tls_1_2() -> None:
     pair = Pair(CLIENT, SERVER)
     with pytest.raises(ssl.SSLWantReadError):

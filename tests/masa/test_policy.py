@@ -196,7 +196,7 @@ def test_assertion_follows_what_was_shown() -> None:
 ROOT, ISSUING, LEAF = PLANT.root.certificate, PLANT.issuing.certificate, PLANT.registrar.certificate
 
 
-@pytest.mark.req("MA-12", "D-6")
+@pytest.mark.req("MA-12", "D-6", "CB-18")
 @pytest.mark.parametrize(
     ("length", "nonced", "nonceless_pin"),
     [(3, ISSUING, ROOT), (2, ISSUING, ISSUING), (1, LEAF, LEAF)],

@@ -1,11 +1,13 @@
 """The numbered examination (RFC 8995, 5.5): each check accepts what is right and refuses what is wrong."""
 
+import base64
 from datetime import UTC, datetime, timedelta
 
+import cbor2
 import pytest
 from cryptography import x509
 
-from brski_common import artifact
+from brski_common import artifact, cose
 from brski_common.artifact import Format
 from brski_common.certificates import load_certificate, load_pem, serial_number, spki_sha256, to_der
 from brski_common.encoding import read_json
@@ -194,6 +196,40 @@ def test_constrained_pledge_without_certificates_is_found_in_the_registrars_bag(
     missing = rvr(DEVICE, prior=inside, form=Format.COSE)
     with pytest.raises(Untrusted, match="idevid-missing"):
         look(missing, Format.COSE)
+
+
+@pytest.mark.req("CB-03")
+@pytest.mark.parametrize("keys", ["numbers", "names", "mixed"])
+def test_constrained_request_may_have_its_keys_as_names_or_numbers(keys: str) -> None:
+    inside = pvr(DEVICE, PLANT.registrar.certificate, Format.COSE)
+    nonce = base64.b64decode(NONCE)
+    payload = {
+        "numbers": {2501: {1: 2, 7: nonce, 9: inside, 13: "SN-EXAMINED"}},
+        "names": {
+            "ietf-voucher-request:voucher": {
+                "assertion": "proximity",
+                "nonce": nonce,
+                "prior-signed-voucher-request": inside,
+                "serial-number": "SN-EXAMINED",
+            }
+        },
+        "mixed": {2501: {"assertion": 2, cbor2.CBORTag(47, 2508): nonce, 9: inside, "serial-number": "SN-EXAMINED"}},
+    }[keys]
+    request = cose.sign(cbor2.dumps(payload), PLANT.registrar)
+    seen = look(request, Format.COSE)
+    assert (seen.proximity, seen.serial_number, seen.nonce) == (True, "SN-EXAMINED", NONCE)
+
+
+@pytest.mark.req("CB-25")
+def test_constrained_request_without_its_algorithm_under_the_signature_is_refused() -> None:
+    tag = cbor2.loads(rvr(DEVICE, form=Format.COSE))
+    protected, unprotected, payload, signature = tag.value
+    header = cbor2.loads(protected)
+    algorithm = header.pop(1)
+    for bare, beside in ((header, unprotected), (header, unprotected | {1: algorithm})):
+        changed = cbor2.CBORTag(18, [cbor2.dumps(bare) if bare else b"", beside, payload, signature])
+        with pytest.raises(BrskiError, match="cose-algorithm"):
+            look(cbor2.dumps(changed), Format.COSE)
 
 
 def test_expired_idevid_is_refused_unless_the_maker_says_otherwise() -> None:

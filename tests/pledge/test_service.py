@@ -52,7 +52,7 @@ def pledge(state: Path, *registrars: str, events: list[Event] | None = None, **s
 # Real sockets
 
 
-@pytest.mark.req("ST-01", "ST-04", "EI-08", "TL-05", "TL-10", "DS-17")
+@pytest.mark.req("ST-01", "ST-04", "EI-08", "TL-05", "TL-10", "DS-17", "AR-09")
 async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
     events: list[Event] = []
     registrar = FakeRegistrar(maker=MAKER)
@@ -73,6 +73,7 @@ async def test_a_pledge_onboards_over_tls(tmp_path: Path) -> None:
         "operational",
     ]
     assert registrar.clients[-1].certificate == outcome.enrollment.credential.certificate
+    assert registrar.clients[0].chain[1:] == MAKER.idevid_ca.chain
 
 
 @pytest.mark.req("TL-01")

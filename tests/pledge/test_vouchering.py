@@ -163,6 +163,17 @@ def test_the_anchor_itself_may_be_the_signer() -> None:
     assert check(signed(voucher(), alone), own=own).signer == signer.certificate
 
 
+@pytest.mark.req("OP-07", "AT-17")
+def test_after_an_update_of_the_anchors_a_leaked_key_signs_nothing() -> None:
+    """The firmware update removes the anchor of the key that leaked (RFC 8995, 11.6.2.2)."""
+    leaked, successor = MAKER.voucher_signer, Manufacturer("Example Maker, next").voucher_signer
+    body = signed(voucher(), leaked)
+    check(body)
+    updated = Device(MAKER.idevid("SN-1"), Anchors([successor.chain[-1]]), VoucherPolicy())
+    refused("path-not-found", lambda: check(body, own=updated))
+    check(signed(voucher(), successor), own=updated)
+
+
 @pytest.mark.req("AT-22")
 def test_a_changed_voucher_is_refused() -> None:
     body = bytearray(signed(voucher()))
@@ -372,7 +383,7 @@ def test_the_key_counts_not_the_certificate_around_it() -> None:
     judge(voucher(pinned_domain_cert=to_der(renewed)))
 
 
-@pytest.mark.req("PV-10", "PV-11")
+@pytest.mark.req("PV-10", "PV-11", "PV-15")
 def test_a_registrar_of_another_domain_is_refused() -> None:
     refused("registrar-not-pinned", lambda: judge(voucher(), peer(Domain("Other Plant").registrar)))
 
@@ -406,11 +417,23 @@ def test_a_pinned_public_key_is_found_in_the_chain() -> None:
     refused("registrar-not-pinned", lambda: judge(stranger))
 
 
-@pytest.mark.req("BIS-04")
+@pytest.mark.req("BIS-04", "D-1")
 def test_of_several_pins_the_certificate_counts_as_in_our_request() -> None:
     other = Domain("Other Plant").root.certificate
     mixed = voucher(pinned_domain_pubk=spki(other), pinned_domain_pubk_sha256=spki_sha256(other))
     assert judge(mixed).pinned == DOMAIN.root.certificate
+
+
+@pytest.mark.req("BIS-04")
+def test_of_several_pins_without_a_nonce_the_shortest_counts_first() -> None:
+    ours, other = DOMAIN.issuing.certificate, Domain("Other Plant").root.certificate
+    by_hash = {"pinned_domain_pubk_sha256": spki_sha256(ours), "pinned_domain_pubk": spki(other)}
+    assert judge(voucher(nonce=None, pinned_domain_cert=to_der(other), **by_hash)).pinned == ours
+    by_key = {"pinned_domain_pubk": spki(ours), "pinned_domain_cert": to_der(other)}
+    assert judge(voucher(nonce=None, **by_key)).pinned == ours
+    assert judge(voucher(nonce=None)).pinned == DOMAIN.root.certificate
+    foreign = voucher(nonce=None, pinned_domain_pubk_sha256=spki_sha256(other))
+    refused("registrar-not-pinned", lambda: judge(foreign))
 
 
 @pytest.mark.req("BIS-04")

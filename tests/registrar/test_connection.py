@@ -36,7 +36,7 @@ async def test_clients_of_tls_1_2_only_and_of_1_3_only(plant: Plant, version: ss
         assert (await line.enroll()).status == 200
 
 
-@pytest.mark.req("TL-02", "E-03")
+@pytest.mark.req("TL-02", "E-03", "OP-01")
 async def test_what_openssls_own_python_client_sees(plant: Plant) -> None:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE

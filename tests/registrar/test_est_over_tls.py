@@ -11,7 +11,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
-from brski_common import est
+from brski_common import der, est
 from brski_common.certificates import (
     ID_KP_CLIENT_AUTH,
     ID_KP_CMC_RA,
@@ -22,11 +22,13 @@ from brski_common.certificates import (
     serial_number,
 )
 from brski_common.paths import build_path
+from brski_registrar.acp import Addressing
+from brski_registrar.ca import LocalAuthority
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Approval
 from brski_registrar.records import Change
 from tests.support.plant import EST, Plant, reason_of
-from tests.support.world import Domain, fresh, key_for
+from tests.support.world import Clock, Domain, fresh, key_for
 
 
 def csr_with(
@@ -292,6 +294,29 @@ async def test_anybody_may_read_the_ca_certificates(plant: Plant) -> None:
             response = await line.get(f"{EST}/cacerts")
             assert (response.status, response.headers["Content-Type"]) == (200, est.CERTS_ONLY)
             assert set(est.parse_certs_only(est.decode_body(response.body))) == set(plant.domain.issuing.chain)
+
+
+@pytest.mark.req("D-10", "CA-01", "CA-02", "E-19", "E-22", "E51-04", "D-9")
+async def test_the_registrar_asks_in_the_older_form_and_by_template(tmp_path: Path) -> None:
+    addressing = Addressing(domain="acp.example.com", registrar_id=0x0200_0000_0001)
+    authority = LocalAuthority(Domain().issuing, clock=Clock(), key_kind="P-256", addressing=addressing)
+    async with Plant.open(tmp_path, authority=authority) as plant, plant.vouched() as line:
+        response = await line.get(f"{EST}/csrattrs")
+    assert (response.status, response.headers["Content-Type"]) == (200, est.CSRATTRS)
+    items = {child.children()[0].oid(): child.children()[1].children() for child in _items(response.body)}
+    assert len(items) == len(list(_items(response.body))), "each kind of attribute once"
+    (curve,) = items["1.2.840.10045.2.1"]
+    assert curve.oid() == "1.2.840.10045.3.1.7"
+    (extensions,) = items["1.2.840.113549.1.9.14"]
+    assert [each.children()[0].oid() for each in extensions.children()] == ["2.5.29.17"]
+    (template,) = items["1.2.840.113549.1.9.16.2.61"]
+    assert der.oid("2.5.4.5") in template.encoded
+    assert "1.2.840.113549.1.9.7" not in items, "no challengePassword"
+
+
+def _items(body: bytes) -> list[der.Element]:
+    """The Attributes of a CsrAttrs, bare OIDs left out."""
+    return [each for each in der.parse(est.decode_body(body)).children() if each.tag == der.SEQUENCE]
 
 
 @pytest.mark.req("E-02")

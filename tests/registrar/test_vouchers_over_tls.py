@@ -1,19 +1,22 @@
 """requestvoucher and voucher_status over real TLS and HTTP: each rule kept and broken."""
 
 import asyncio
+import base64
 from dataclasses import replace
 from pathlib import Path
 
+import cbor2
 import pytest
 
-from brski_common import artifact, cms, telemetry
+from brski_common import artifact, cms, cose, telemetry
 from brski_common.artifact import Format
-from brski_common.certificates import idevid_issuer, to_der, to_pem
+from brski_common.certificates import idevid_issuer, load_certificate, to_der, to_pem
 from brski_common.errors import NotYet, PeerFailed, Refused, Unknown
+from brski_common.paths import Anchors, build_path
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_registrar.lifecycle import State
 from brski_registrar.policy import Admission, Admit, PinHint
-from tests.support.plant import BRSKI, CMS, Plant, reason_of
+from tests.support.plant import BRSKI, CMS, Line, Plant, reason_of
 from tests.support.world import Manufacturer, fresh, key_for, self_signed_registrar
 
 
@@ -47,7 +50,7 @@ async def test_devices_of_every_key_kind_without_key_usage_are_served(tmp_path: 
 
 
 @pytest.mark.parametrize("artifact_format", list(Format))
-@pytest.mark.req("RM-01", "RM-02", "CB-04")
+@pytest.mark.req("RM-01", "RM-02", "CB-04", "CB-07", "D-11")
 async def test_the_request_to_the_masa_has_the_format_of_the_pledges(plant: Plant, artifact_format: Format) -> None:
     async with plant.connect(await plant.admitted()) as line:
         body = line.pvr(artifact_format=artifact_format)
@@ -104,7 +107,7 @@ async def test_the_operator_chooses_which_certificates_the_masa_may_pin(plant: P
     assert set(shown) == set(plant.domain.registrar.chain[:count])
 
 
-@pytest.mark.req("D-7", "TL-13")
+@pytest.mark.req("D-7")
 async def test_a_split_tls_key_is_shown_to_the_masa_too(tmp_path: Path) -> None:
     from tests.support.world import Domain
 
@@ -114,6 +117,20 @@ async def test_a_split_tls_key_is_shown_to_the_masa_too(tmp_path: Path) -> None:
         body = line.pvr(proximity_registrar_cert=to_der(other.certificate))
         assert (await line.request_voucher(body)).status == 200
         assert other.certificate in artifact.parse_voucher_request(plant.masa.requests[0][0], Format.CMS).certificates
+
+
+@pytest.mark.parametrize("hint", list(PinHint))
+@pytest.mark.req("TL-13")
+async def test_the_certificate_that_devices_see_leads_to_the_one_the_voucher_pins(plant: Plant, hint: PinHint) -> None:
+    await plant.change_domain(pin_hint=hint)
+    async with plant.connect(await plant.admitted()) as line:
+        response = await line.request_voucher()
+        assert response.peer is not None
+        pinned = voucher_in(response.body).pinned_domain_cert
+        assert pinned is not None
+        anchors = Anchors([load_certificate(pinned)])
+        shown = response.peer.chain
+        assert build_path(shown[0], shown[1:], anchors, plant.clock(), leaf_may_be_anchor=True)
 
 
 @pytest.mark.parametrize(("plain", "content_type"), [(False, cms.ID_CT_ANIMA_JSON_VOUCHER), (True, cms.ID_DATA)])
@@ -250,6 +267,58 @@ async def test_a_request_that_another_key_signed_is_refused(plant: Plant) -> Non
         response = await line.request_voucher(line.pvr(signer=other))
         assert (response.status, reason_of(response)[:10]) == (403, "signature-"[:10])
     assert not plant.masa.requests
+
+
+def recoded(line: Line, payload: dict[object, object]) -> bytes:
+    """The request of a device whose CBOR has keys of its own choice."""
+    assert line.credential is not None
+    return cose.sign(cbor2.dumps(payload), line.credential, certificates=())
+
+
+@pytest.mark.parametrize("keys", ["numbers", "names", "mixed", "absolute"])
+@pytest.mark.req("CB-02")
+async def test_a_constrained_request_may_have_its_keys_as_names_or_numbers(plant: Plant, keys: str) -> None:
+    async with plant.connect(await plant.admitted()) as line:
+        own = to_der(plant.domain.registrar.certificate)
+        nonce = base64.b64decode(line.nonce)
+        by_name = {"assertion": 2, "nonce": nonce, "proximity-registrar-cert": own, "serial-number": line.serial}
+        sids = {"assertion": 2502, "nonce": 2508, "proximity-registrar-cert": 2511, "serial-number": 2514}
+        by_number = {sids[name] - 2501: value for name, value in by_name.items()}
+        mixed = {1: 2, "nonce": nonce, cbor2.CBORTag(47, 2511): own, 13: line.serial}
+        payload: dict[object, object] = {
+            "numbers": {2501: by_number},
+            "names": {"ietf-voucher-request:voucher": by_name | {"assertion": "proximity"}},
+            "mixed": {2501: mixed},
+            "absolute": {2501: {cbor2.CBORTag(47, sids[name]): value for name, value in by_name.items()}},
+        }[keys]  # type: ignore[assignment] # maps of several kinds
+        response = await line.request_voucher(recoded(line, payload), Format.COSE.media_type)
+        assert response.status == 200, response.body
+        assert voucher_in(response.body, Format.COSE).nonce == line.nonce
+        wrong = {2501: by_number | {13: "SN-OF-ANOTHER"}}
+        response = await line.request_voucher(recoded(line, wrong), Format.COSE.media_type)  # type: ignore[arg-type] # as above
+        assert (response.status, reason_of(response)) == (403, "serial-number-mismatch")
+
+
+@pytest.mark.req("CB-05")
+async def test_the_masa_gets_the_certificates_that_a_constrained_device_does_not_send(plant: Plant) -> None:
+    device = await plant.admitted()
+    async with plant.connect(device) as line:
+        request = VoucherRequest(
+            serial_number=line.serial,
+            assertion=Assertion.PROXIMITY,
+            nonce=line.nonce,
+            proximity_registrar_cert=to_der(plant.domain.registrar.certificate),
+        )
+        body = artifact.sign(request, Format.COSE, device, certificates=())
+        assert artifact.parse_voucher_request(body, Format.COSE).certificates == ()
+        assert (await line.request_voucher(body, Format.COSE.media_type)).status == 200
+        assert (await line.request_voucher(line.pvr(nonce="in CMS they come along"))).status == 200
+    constrained, usual = (
+        set(artifact.parse_voucher_request(raw, Format.of_media_type(media_type)).certificates)
+        for raw, media_type in plant.masa.requests
+    )
+    assert constrained == {*plant.domain.registrar.chain, *device.chain}
+    assert usual == set(plant.domain.registrar.chain)
 
 
 @pytest.mark.req("CB-06", "VR-11")
@@ -437,6 +506,7 @@ async def test_a_voucher_that_is_not_for_this_device_is_not_handed_on(
         assert (await plant.device(line.serial)).reason.startswith(reason)
 
 
+@pytest.mark.req("TL-13")
 async def test_a_voucher_that_pins_another_plant_is_not_handed_on(plant: Plant) -> None:
     elsewhere = to_der(plant.maker.root.certificate)
     plant.masa.spoil = lambda voucher: replace(voucher, pinned_domain_cert=elsewhere)
