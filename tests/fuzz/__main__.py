@@ -39,8 +39,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return guided.run_each(names, options.guided, options.findings)
     print(_HEAD, flush=True)
     tallies = _run(names, options)
-    for finding in (finding for tally in tallies.values() for finding in tally.findings):
-        _save(finding, options.findings, options.seed)
     found = sum(len(tally.findings) for tally in tallies.values())
     print(f"{sum(tally.inputs for tally in tallies.values())} inputs, {found} findings", flush=True)
     return 1 if found else 0
@@ -75,11 +73,13 @@ def _run(names: Sequence[str], options: argparse.Namespace) -> dict[str, Tally]:
         for future in _with_progress(chunks, len(chunks)):
             name = chunks[future]
             try:
-                tallies[name].add(future.result())
+                fresh = tallies[name].add(future.result())
             except BrokenProcessPool:
                 # Which of the chunks that ran it was is told by faulthandler's trace above.
                 tallies[name].findings.append(Finding(name, "died", "process", "a worker died: see the trace", b""))
                 break
+            for finding in fresh:
+                _save(finding, options.findings, options.seed)
             left[name] -= 1
             if not left[name]:
                 print(_row(name, tallies[name]), flush=True)

@@ -62,15 +62,17 @@ class Tally:
     outcomes: set[str] = field(default_factory=set)
     findings: list[Finding] = field(default_factory=list)
 
-    def add(self, other: "Tally") -> None:
-        """Count another tally in; of findings at one place the first is kept."""
+    def add(self, other: "Tally") -> list[Finding]:
+        """Count another tally in; of findings at one place the first is kept. Returns those not known before."""
         self.inputs += other.inputs
         self.accepted += other.accepted
         self.seconds += other.seconds
         self.slowest = max(self.slowest, other.slowest)
         self.outcomes |= other.outcomes
         known = {(finding.kind, finding.place) for finding in self.findings}
-        self.findings += [finding for finding in other.findings if (finding.kind, finding.place) not in known]
+        fresh = [finding for finding in other.findings if (finding.kind, finding.place) not in known]
+        self.findings += fresh
+        return fresh
 
 
 class Hang(BaseException):
