@@ -3,6 +3,7 @@
 It offers TCP only, so nothing else is announced, and a proxy has nothing else to offer (RFC 8995, 4.1.1 and 4.3).
 """
 
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,19 +13,30 @@ from brski_registrar.discovery import PROXY_SERVICE, REGISTRAR_SERVICE, Announce
 from brski_registrar.flooding import flooded, registrar_messages
 from brski_registrar.settings import Discovery
 
+log = logging.getLogger("brski.registrar.discovery")
+
 
 @asynccontextmanager
 async def announce(settings: Discovery, port: int) -> AsyncIterator[None]:
     """Announce the registrar that listens at `port` until the block ends; raises Misconfigured."""
     if settings.proxy and not (settings.mdns or settings.grasp):
         raise Misconfigured("settings-invalid", "discovery.proxy needs discovery.mdns or discovery.grasp")
+    if settings.is_on and not settings.interfaces:
+        raise Misconfigured("interfaces-missing", 'discovery.interfaces names where to announce, such as ["eth0"]')
     async with AsyncExitStack() as stack:
         if settings.mdns:
             await stack.enter_async_context(announced(announcements(settings, port), settings.interfaces))
+            _tell("mDNS", settings)
         if settings.grasp:
             messages = registrar_messages(settings.interfaces, port, proxy=settings.proxy)
             await stack.enter_async_context(flooded(messages, settings.flood_seconds))
+            _tell("GRASP", settings)
         yield
+
+
+def _tell(how: str, settings: Discovery) -> None:
+    what = "registrar and proxy" if settings.proxy else "registrar"
+    log.info("announcing the %s by %s on %s", what, how, ", ".join(settings.interfaces))
 
 
 def announcements(settings: Discovery, port: int) -> tuple[Announcement, ...]:

@@ -64,10 +64,12 @@ class Plan:
 def found(folder: Path, plan: Plan, now: datetime, secret: Secret | None = None) -> Path:
     """Make everything that a registrar needs in `folder`; returns the path of its settings file.
 
-    Raises Misconfigured `already-there` if any of it exists, `host-invalid`, and those of `keys.load`.
+    Raises Misconfigured `already-there` if any of it exists, `host-invalid`, `interface-unknown`, and those of
+    `keys.load`.
     """
     names = [general_name(host) for host in plan.hosts]
     settings = _settings(plan)
+    _check_interfaces(plan.interfaces)
     taken = [path for path in _files(folder) if path.exists()]
     if taken:
         raise Misconfigured("already-there", f"{taken[0]} exists: choose another folder, or take that one away")
@@ -143,6 +145,14 @@ def _settings(plan: Plan) -> Settings:
         ),
         discovery=Discovery(mdns=bool(plan.interfaces), interfaces=tuple(plan.interfaces)),
     )
+
+
+def _check_interfaces(interfaces: Sequence[str]) -> None:
+    """Raise Misconfigured for an interface that this machine has not: the registrar would not start."""
+    if interfaces:
+        from brski_registrar.discovery import addresses_of  # noqa: PLC0415 -- zeroconf, for plants that announce only
+
+        addresses_of(interfaces)
 
 
 def _address_of(hosts: Sequence[str]) -> str:

@@ -66,6 +66,7 @@ EST_OPEN: Final = frozenset({State.APPROVED, State.AWAITING, State.CLEARED, Stat
 # States that follow a voucher and precede the verdict on the audit log.
 LOG_PENDING: Final = frozenset({State.VOUCHERED, State.IMPRINTED})
 
+_DECLARED: Final = tuple(State)
 _REQUESTING: Final = frozenset(State) - {State.BLOCKED}
 _RENEWING: Final = frozenset({State.ENROLLED, State.OPERATIONAL})
 _SHUT: Final = frozenset({State.DENIED, State.BLOCKED})
@@ -102,7 +103,10 @@ _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
 )
 
 TABLE: Final[Mapping[tuple[State, Event], State]] = {
-    (state, event): after for states, event, after in _ROWS for state in states
+    # Sets have no order of their own: states are taken as they are declared, so that the diagram is always the same.
+    (state, event): after
+    for states, event, after in _ROWS
+    for state in sorted(states, key=_DECLARED.index)
 }
 
 

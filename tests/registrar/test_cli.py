@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import shlex
 import signal
 import ssl
 import subprocess
@@ -168,7 +169,53 @@ def test_init_says_what_it_made_and_refuses_to_do_it_twice(tmp_path: Path) -> No
     assert answer("init", tmp_path / "other", "--key", "P-257", code=1)["error"] == "key-kind-unknown"
 
 
+@pytest.mark.parametrize("interface", ["eth7", "no such thing"])
+def test_init_refuses_an_interface_that_is_not_there_and_makes_nothing(tmp_path: Path, interface: str) -> None:
+    refused = answer("init", tmp_path / "plant", "--interface", interface, code=1)
+    assert refused["error"] == "interface-unknown"
+    assert "there are" in refused["detail"]
+    assert not (tmp_path / "plant").exists()
+
+
+def test_the_next_steps_that_init_names_work_as_they_stand(
+    tmp_path: Path, anchors: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = run("init", tmp_path / "my plant", "--port", "0").stdout
+    assert str(tmp_path / "my plant/anchors/domain-ca.pem") in told
+    for name in ("manufacturer.pem", "tls.pem"):
+        (tmp_path / name).write_bytes(anchors.read_bytes())
+    admitting, serving = [
+        shlex.split(line)[1:] for line in told.splitlines() if line.strip().startswith("brski-registrar")
+    ]
+    assert answer(*admitting)["missing"] == []
+    with started(*serving) as (_, event):
+        assert event["event"] == "listening"
+
+
+@pytest.mark.parametrize("how", ["GRASP", "MDNS", "PROXY"])
+def test_announcing_without_an_interface_is_refused(config: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
+    for name in {"MDNS", how} if how == "PROXY" else {how}:
+        monkeypatch.setenv(f"BRSKI_REGISTRAR_DISCOVERY__{name}", "true")
+    command = [*COMMAND, "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("brski-registrar: interfaces-missing: discovery.interfaces")
+
+
 # policy
+
+
+def test_a_manufacturer_whose_masa_cannot_be_reached_yet_is_admitted_with_a_warning(
+    config: Path, anchors: Path
+) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config)
+    result = run(*at, "--idevid-anchors", anchors)
+    assert result.stderr.count("\n") == 1
+    assert "--masa-tls-anchors and --masa-host" in result.stderr
+    assert answer(*at, "--masa-tls-anchors", anchors)["missing"] == ["--masa-host"]
+    assert answer(*at, "--masa-url", "https://masa.example")["missing"] == []
+    assert run(*at, "--serial", "SN-1").stderr == ""
 
 
 def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> None:
@@ -246,7 +293,13 @@ def test_an_allow_list_comes_from_purchasing(config: Path, anchors: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("text", "told"),
-    [("SN-1,yesterday\n", "entry 1"), ("serial_number\nSN-1\n\x00\n", "list-unreadable"), (f"{'x' * 300}\n", "255")],
+    [
+        ("SN-1\n\nSN-2,yesterday\n", "line 3"),
+        ("serial_number\nSN-1\n\x00\n", "list-unreadable"),
+        (f"serial_number\nSN-1\n{'x' * 65}\n", "line 3: serial-number-unusable"),
+        (f"{'x' * 65}\n", "1 to 64 printable characters"),
+        ("note,serial_number\n,SN-1\nvalve,\n", "line 3"),
+    ],
 )
 def test_a_list_with_a_mistake_adds_nothing(config: Path, anchors: Path, tmp_path: Path, text: str, told: str) -> None:
     bought = tmp_path / "bought.csv"
@@ -313,7 +366,8 @@ async def test_a_device_that_waits_is_approved(plant: Plant, beside: Path) -> No
     async with plant.connect(plant.maker.idevid("SN-8")) as line:
         assert (await line.request_voucher(body := line.pvr())).status == 202
         assert [each["serial_number"] for each in await invoke("device", "list", "--state", "held", *at)] == ["SN-8"]
-        await invoke("device", "approve", "SN-8", *at)
+        told = await asyncio.to_thread(lambda: run("device", "approve", "SN-8", *at).stdout)
+        assert told == "SN-8 will be admitted at its next try, within 30 seconds\n"
         assert (await line.request_voucher(body)).status == 200
     assert (await invoke("device", "approve", "SN-8", *at, code=1))["error"] == "nothing-to-approve"
     assert ("approved", "admitted") in await plant.told("SN-8")

@@ -1,10 +1,12 @@
 import asyncio
+import logging
 from ipaddress import IPv6Address
 
 import pytest
 
 from brski_common import grasp
 from brski_common.errors import Misconfigured
+from brski_registrar import discovery, flooding
 from brski_registrar.announcing import announce
 from brski_registrar.discovery import Endpoint
 from brski_registrar.flooding import Message, flood, proxy_messages, registrar_messages
@@ -95,3 +97,26 @@ def test_grasp_needs_a_link_local_address() -> None:
 async def test_grasp_is_off_unless_switched_on() -> None:
     async with announce(Discovery(interfaces=("lo",)), 8443):
         assert len(asyncio.all_tasks()) == 1
+
+
+@pytest.mark.req("DS-19")
+async def test_a_registrar_floods_as_its_settings_say_and_tells_so(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(discovery, "_addresses_of_name", lambda name: ["192.0.2.1", f"fe80::1%{name}"])
+    heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+    monkeypatch.setattr(flooding, "_send", lambda _, interface, data: heard.put_nowait((interface, data)))
+    with caplog.at_level(logging.INFO):
+        async with announce(Discovery(grasp=True, proxy=True, interfaces=("eth7",)), 8443):
+            sent = [await heard.get(), await heard.get()]
+    assert {interface for interface, _ in sent} == {"eth7"}
+    names = [grasp.read_flood(data).objectives[0].name for _, data in sent]
+    assert names == ["AN_join_registrar", "AN_Proxy"]
+    assert "announcing the registrar and proxy by GRASP on eth7" in caplog.text
+
+
+@pytest.mark.parametrize("settings", [Discovery(grasp=True), Discovery(mdns=True), Discovery(grasp=True, proxy=True)])
+async def test_announcing_nowhere_is_refused(settings: Discovery) -> None:
+    with pytest.raises(Misconfigured, match="interfaces-missing"):
+        async with announce(settings, 8443):
+            pass

@@ -1,5 +1,8 @@
 """The one table of a device's life, taken as a whole."""
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -59,3 +62,12 @@ def test_every_state_can_be_reached_and_left() -> None:
 def test_the_diagram_shows_every_state() -> None:
     drawn = diagram()
     assert all(f" {state}" in drawn for state in State)
+
+
+def test_the_diagram_is_the_same_in_every_process() -> None:
+    """Sets of texts have another order in each process."""
+    code = "from brski_registrar import lifecycle; print(lifecycle.diagram(), end='')"
+    for seed in ("1", "2", "3"):
+        command = [sys.executable, "-c", code]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env={"PYTHONHASHSEED": seed})
+        assert done.stdout == diagram()

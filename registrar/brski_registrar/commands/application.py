@@ -1,5 +1,6 @@
 """The command as typer sees it: `init`, `serve`, and the groups of verbs."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -57,14 +58,21 @@ def init(
     )
     path = founding.found(folder, plan, utc_now(), ask_secret).absolute()
     cli.run_async(_make_database(path))
-    value = {"config": path, "domain_ca": path.parent / "anchors/domain-ca.pem"}
+    domain_ca = path.parent / "anchors/domain-ca.pem"
+    at = f"--config {shlex.quote(str(path))}"
+    serving = f"brski-registrar serve {at}"
+    admitting = (
+        f'brski-registrar policy allow "Example Maker" {at} --idevid-anchors manufacturer.pem '
+        "--masa-tls-anchors tls.pem --masa-host masa.example:9443 --serial SN-0001"
+    )
 
     def human() -> None:
         cli.show(f"wrote {path}")
-        cli.show(f"admit a manufacturer:  brski-registrar policy allow NAME --config {path} …")
-        cli.show(f"then:                  brski-registrar serve --config {path}")
+        cli.show(f"\nSend this file to each maker: its MASA knows your plant by it.\n  {domain_ca}")
+        cli.show(f"Admit the maker, with the anchors and the MASA that it names to you.\n  {admitting}")
+        cli.show(f"Serve; a policy may change while the registrar runs.\n  {serving}")
 
-    cli.answer(value, as_json, human)
+    cli.answer({"config": path, "domain_ca": domain_ca, "next": [admitting, serving]}, as_json, human)
 
 
 @app.command(epilog="Example: `brski-registrar serve --config plant/registrar.toml`")

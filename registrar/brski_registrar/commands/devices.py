@@ -20,9 +20,17 @@ from brski_registrar.commands.opening import (
     desk,
     find_device,
 )
+from brski_registrar.lifecycle import State
+from brski_registrar.policy import ASK_AGAIN_SECONDS
 from brski_registrar.records import Device, Entry, Issued, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
 
+# What an approval leads to, by the state that the device is in then.
+_NEXT: Final = {
+    State.HELD: f"will be admitted at its next try, within {ASK_AGAIN_SECONDS:g} seconds",
+    State.CLEARED: f"will get its certificate at its next try, within {ASK_AGAIN_SECONDS:g} seconds",
+    State.APPROVED: "may enroll: its audit log is overruled",
+}
 FORMATS: Final = {each.name.lower(): each for each in Format}
 
 devices = cli.application("The devices that asked to join, and the journal about each.")
@@ -91,7 +99,9 @@ def approve_device(
             device = await find_device(at.store, serial, manufacturer)
             return await operating.approve(at.store, at.policies, device, by=_operator(), now=utc_now())
 
-    _done(cli.run_async(work()), "goes on: it is now", as_json)
+    device = cli.run_async(work())
+    words = f"{cli.cell(device.serial_number)} {_NEXT.get(device.state, f'is {device.state}')}"
+    cli.answer(_device_facts(device), as_json, lambda: cli.show(words))
 
 
 @devices.command("block", epilog='Example: `brski-registrar device block SN-0001 --reason "stolen"`')

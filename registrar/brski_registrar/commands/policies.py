@@ -16,6 +16,7 @@ from brski_common.certificates import load_pem
 from brski_common.encoding import decode_time
 from brski_common.errors import BrskiError, Misconfigured, Unknown
 from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, Desk, desk
+from brski_registrar.identity import MAX_SERIAL_NUMBER
 from brski_registrar.policy import (
     Admission,
     Admit,
@@ -116,7 +117,10 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "unsafe_ignore_history": unsafe_ignore_history,
     }
     record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
-    value = _manufacturer_facts(record) | {"added": len(entries)}
+    missing = _missing(record)
+    if missing:
+        cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
+    value = _manufacturer_facts(record) | {"added": len(entries), "missing": missing}
     cli.answer(value, as_json, lambda: cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}"))
 
 
@@ -306,24 +310,26 @@ def _read_list(manufacturer: str, path: Path) -> Iterator[Admission]:
     """The devices of a CSV file: with a head line in any order, or serial numbers in the first column."""
     try:
         text = cli.read_input(path).decode("utf-8-sig")
-        rows = [row for row in csv.reader(io.StringIO(text)) if row and row[0].strip()]
+        reader = csv.reader(io.StringIO(text))
+        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
     except (ValueError, csv.Error) as error:
         raise Misconfigured("list-unreadable", f"{path}: not a CSV file in UTF-8: {error}") from error
     if len(rows) > MAX_SERIALS:
         raise Misconfigured("list-unreadable", f"{path}: {len(rows)} lines, at most {MAX_SERIALS}")
-    head = [column.strip().lower().replace(" ", "_").replace("-", "_") for column in rows[0]] if rows else []
+    head = [column.strip().lower().replace(" ", "_").replace("-", "_") for column in rows[0][1]] if rows else []
     columns = head if SERIAL_COLUMN in head else list(COLUMNS)
-    for number, row in enumerate(rows[1:] if SERIAL_COLUMN in head else rows, 2 if SERIAL_COLUMN in head else 1):
+    for number, row in rows[1:] if SERIAL_COLUMN in head else rows:
         values = dict(zip(columns, (value.strip() for value in row), strict=False))
         try:
             yield _entry(manufacturer, values[SERIAL_COLUMN], values.get("purchased_on", ""), values.get("note", ""))
         except (BrskiError, ValueError, KeyError) as error:
-            raise Misconfigured("list-unreadable", f"{path}, entry {number}: {error}") from error
+            raise Misconfigured("list-unreadable", f"{path}, line {number}: {error}") from error
 
 
 def _entry(manufacturer: str, serial: str, purchased_on: str = "", note: str = "") -> Admission:
-    if not serial or len(serial) > 255 or not serial.isprintable():
-        raise Misconfigured("serial-number-unusable", f"{serial[:80]!a}: 1 to 255 printable characters are wanted")
+    if not serial or len(serial) > MAX_SERIAL_NUMBER or not serial.isprintable():
+        wanted = f"1 to {MAX_SERIAL_NUMBER} printable characters are wanted"
+        raise Misconfigured("serial-number-unusable", f"{serial[:80]!a}: {wanted}")
     return Admission(
         manufacturer=manufacturer, serial_number=serial, purchased_on=_date(purchased_on), note=note[:1000]
     )
@@ -334,6 +340,15 @@ def _date(text: str) -> datetime | None:
     if not text:
         return None
     return decode_time(text) if "T" in text.upper() else datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
+def _missing(record: Manufacturer) -> tuple[str, ...]:
+    """The options without which no MASA can be asked for this maker's devices."""
+    wanted = {
+        "--masa-tls-anchors": bool(record.masa_tls_anchors.strip()),
+        "--masa-host": bool(record.masa_hosts or record.masa_url),
+    }
+    return tuple(option for option, given in wanted.items() if not given)
 
 
 def _summary(record: Manufacturer, added: int) -> str:
