@@ -10,8 +10,9 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from brski_common import http, keys, logs, tls
+from brski_common import http, keys, logs, memory, tls
 from brski_common import settings as settings_files
+from brski_common.errors import Misconfigured
 from brski_masa.authentication import HttpAuthentication
 from brski_masa.fetching import Fetcher
 from brski_masa.http import Front
@@ -35,6 +36,9 @@ def utc_now() -> datetime:
 
 def load_settings(path: Path) -> Settings:
     """Read the settings; raises Misconfigured."""
+    if not path.exists():
+        advice = "make one with `brski-masa init DIR`, or name it with --config"
+        raise Misconfigured("settings-unreadable", f"{path}: no such file; {advice}")
     return settings_files.load(Settings, path, ENVIRONMENT_PREFIX)
 
 
@@ -106,6 +110,7 @@ async def _run(settings: Settings, *, json_lines: bool) -> None:
     store = Store.open(settings.database)
     try:
         server = await start(settings, store, secret=ask_secret)
+        memory.settle()
         _announce(server.url, json_lines=json_lines)
         await stop.wait()
         await server.close()

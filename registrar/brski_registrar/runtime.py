@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from brski_common import http as brski_http
-from brski_common import keys, logs, tls
+from brski_common import keys, logs, memory, tls
 from brski_common import settings as common_settings
 from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
 from brski_common.database import Database
@@ -135,6 +135,7 @@ async def _run(settings: Settings, *, as_json: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with serving(settings, ask_secret) as registrar:
+        memory.settle()
         log.info("listening", url=registrar.url)
         if as_json:
             print(json.dumps({"event": "listening", "url": registrar.url}), flush=True)
