@@ -96,7 +96,9 @@ def _load_certificate(data: bytes) -> x509.Certificate:
         certificate.public_key()
         _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.not_valid_after_utc
     except PYCA_ERRORS as error:
-        raise Malformed("certificate-malformed", str(error)) from error
+        raise Malformed("certificate-malformed", _words(error)) from error
+    if data[-len(certificate.signature) - 1] != 0:  # unused bits of a BIT STRING, which no signature algorithm has
+        raise Malformed("certificate-malformed", "the signature does not end with an octet")
     if certificate.serial_number <= 0:
         raise Malformed("certificate-malformed", "the certificate's serial number is not positive (RFC 5280, 4.1.2.2)")
     return certificate
@@ -110,7 +112,20 @@ def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         parsed = x509.load_pem_x509_certificates(data)
         return tuple(load_certificate(to_der(certificate)) for certificate in parsed)
     except PYCA_ERRORS as error:
-        raise Malformed("certificate-malformed", str(error)) from error
+        raise Malformed("certificate-malformed", _pem_words(data, error)) from error
+
+
+def _pem_words(data: bytes, error: Exception) -> str:
+    """What is wrong with a PEM text, for who named the wrong file."""
+    if b"-----BEGIN CERTIFICATE-----" in data:
+        return _words(error)
+    found = "a private key" if b"PRIVATE KEY-----" in data else "no certificate"
+    return f"{found}, where PEM certificates are wanted (-----BEGIN CERTIFICATE-----)"
+
+
+def _words(error: Exception) -> str:
+    """pyca's reason without its advice to read pyca's manual."""
+    return str(error).partition(" See http")[0]
 
 
 def to_der(certificate: x509.Certificate) -> bytes:

@@ -28,6 +28,8 @@ T = TypeVar("T")
 MAX_INPUT_BYTES: Final = 16 * 1024 * 1024
 MAX_CELL_CHARACTERS: Final = 400
 PIPE_WIDTH: Final = 240  # columns of a table that goes into a file or a pipe
+EDGE: Final = 2  # columns that a table has beside its cells
+GAP: Final = 3  # columns between two cells
 _JSON_WANTED: Final = "brski.json"
 
 
@@ -94,23 +96,54 @@ def cell(value: object) -> str:
         return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, tuple | list | frozenset):
         return ", ".join(map(cell, value))
     return printable(str(value.value if isinstance(value, Enum) else value), MAX_CELL_CHARACTERS)
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, empty: str) -> None:
-    """Write rows as a table on standard output, or the sentence `empty`."""
+    """Write rows as a table on standard output, or the sentence `empty`.
+
+    Lines break between words. Where that is not enough each row is a block of lines instead: what is cut or broken
+    cannot be copied.
+    """
     from rich import box  # noqa: PLC0415 -- a command without listing starts quicker
     from rich.console import Console  # noqa: PLC0415 -- see above
-    from rich.table import Table  # noqa: PLC0415 -- see above
+    from rich.table import Column, Table  # noqa: PLC0415 -- see above
     from rich.text import Text  # noqa: PLC0415 -- see above
 
-    drawn = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
-    for row in rows:
-        drawn.add_row(*(Text(cell(value)) for value in row))
+    shown = [[cell(value) for value in row] for row in rows]
     console = Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False)
-    console.print(drawn if drawn.row_count else empty, markup=False)
+    widths = _widths([columns, *shown], console.width - EDGE - GAP * (len(columns) - 1))
+    if not shown:
+        show(empty)
+    elif widths is None:
+        for row in shown:
+            facts(zip(columns, row, strict=True))
+            show("")
+    else:
+        named = (Column(name, width=width) for name, width in zip(columns, widths, strict=True))
+        drawn = Table(*named, box=box.SIMPLE_HEAD, pad_edge=False)
+        for row in shown:
+            drawn.add_row(*map(Text, row))
+        console.print(drawn)
+
+
+def _widths(rows: Sequence[Sequence[str]], available: int) -> list[int] | None:
+    """The width of each column so that no word is broken and all is as wide as it can be; None if they do not fit."""
+    from rich.cells import cell_len  # noqa: PLC0415 -- a command without listing starts quicker
+
+    columns = list(zip(*rows, strict=True))
+    needed = [max(cell_len(word) for text in column for word in (*text.split(), "")) for column in columns]
+    widths = [max(map(cell_len, column)) for column in columns]
+    if sum(needed) > available:
+        return None
+    while sum(widths) > available:
+        widest = max(range(len(widths)), key=lambda index: (widths[index] > needed[index], widths[index]))
+        widths[widest] -= 1
+    return widths
 
 
 def facts(pairs: Iterable[tuple[str, object]]) -> None:

@@ -13,6 +13,8 @@ an answer), `connection-gone` (a single connection ended), `response-malformed`,
 """
 
 import asyncio
+import os
+import socket
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -44,6 +46,12 @@ _REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
     (aiohttp.ClientConnectionError, "peer-disconnected"),
     (OSError, "peer-disconnected"),
 )
+
+_WORDS: Final = {
+    "peer-timeout": "no answer in time",
+    "response-incomplete": "the answer ended before its end",
+    "peer-disconnected": "the connection ended before an answer came",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +254,24 @@ def _cut_short(error: OSError) -> bool:
 
 def _fault(error: BaseException) -> PeerFailed:
     reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "response-malformed")
-    return PeerFailed(reason, str(error) or type(error).__name__)
+    return PeerFailed(reason, _words(reason, error))
+
+
+def _words(reason: str, error: BaseException) -> str:
+    """What happened, without aiohttp's insides. The rest of a malformed answer's error is the peer's own text."""
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return f"{error.host} port {error.port}: {_system_words(error.os_error)}"
+    if reason in _WORDS:
+        return _WORDS[reason]
+    said = str(getattr(error, "message", "") or error).strip().splitlines()
+    return f"not a usable HTTP answer: {said[0]}" if said else "not a usable HTTP answer"
+
+
+def _system_words(error: OSError) -> str:
+    """The system's words for its error; asyncio's own repeat the address."""
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error)
+    return os.strerror(error.errno)
 
 
 def _target(url: str) -> URL:

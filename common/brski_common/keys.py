@@ -127,7 +127,7 @@ def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
     except OSError as error:
         raise Misconfigured("certificates-unreadable", f"{path}: {error.strerror}") from error
     except Malformed as error:
-        raise Misconfigured("certificates-unreadable", f"{path}: {error}") from error
+        raise Misconfigured("certificates-unreadable", f"{path}: {error.detail}") from error
 
 
 def redact(uri: str) -> str:

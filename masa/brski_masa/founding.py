@@ -28,6 +28,7 @@ SIGNER_LIFETIME: Final = timedelta(days=398)  # renewed by `key rotate`
 NONCELESS_LIFETIME: Final = timedelta(days=3653)  # as long as such vouchers may last
 TLS_LIFETIME: Final = timedelta(days=398)
 TLS_ROOT_LIFETIME: Final = timedelta(days=7305)
+EVERYWHERE: Final = "::"  # IPv4 too
 SETTINGS_FILE: Final = "masa.toml"
 DATABASE_FILE: Final = "masa.db"
 
@@ -39,7 +40,7 @@ HEADING: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What `init` was asked for. `host` is where the service listens and what its certificate names."""
+    """What `init` was asked for. `host` is what registrars call the MASA; `listen` an address of this machine."""
 
     folder: Path
     name: str
@@ -47,6 +48,7 @@ class Plan:
     port: int
     masa_url: str
     kind: keys.Kind
+    listen: str | None = None
 
 
 def found(plan: Plan, now: datetime) -> Settings:
@@ -131,12 +133,19 @@ def new_tls(
 
 
 def _hosts(plan: Plan) -> list[x509.GeneralName]:
-    """What registrars may call the MASA: the authority of the IDevIDs, where it listens, and localhost on loopback."""
+    """What registrars may call the MASA: the authority of the IDevIDs, its host, and localhost on loopback."""
     hosts = [_host(plan.masa_url), plan.host]
     names = [_general_name(host) for host in dict.fromkeys(hosts) if host not in ("0.0.0.0", "::")]  # noqa: S104 -- compared, not bound
     if plan.host in ("127.0.0.1", "::1"):
         names.append(x509.DNSName("localhost"))
     return names
+
+
+def _address_of(host: str) -> str:
+    """Listen on the address that registrars are told, if it is one; else on all."""
+    if host == "localhost":
+        return "127.0.0.1"
+    return EVERYWHERE if isinstance(_general_name(host), x509.DNSName) else host
 
 
 def _host(authority: str) -> str:
@@ -180,7 +189,7 @@ def _anchor(plan: Plan, name: str, root: Credential) -> None:
 def _settings(plan: Plan) -> Settings:
     return Settings(
         database=f"sqlite:///{DATABASE_FILE}",
-        listen=Listen(host=plan.host, port=plan.port),
+        listen=Listen(host=plan.listen or _address_of(plan.host), port=plan.port),
         maker=Maker(
             name=plan.name,
             masa_url=plan.masa_url,

@@ -31,11 +31,18 @@ EXAMPLE = """example:
       --voucher-anchors voucher-anchors.pem --registrar 192.0.2.1:8443
   brski-pledge onboard --config pledge.toml --json
 """
+# What options set, under the names of the settings.
+_SETTINGS = (
+    *("state", "certificate", "key", "voucher_anchors", "cloud_anchors", "trusted_clock"),
+    *("registrars", "cloud_registrar", "mdns", "mdns_interfaces", "grasp", "renewal_registrar"),
+)
 ADVICE = {
     "no-registrar-found": "check the link, or name one with --registrar HOST:PORT",
     "state-damaged": "erase it with `brski-pledge reset`",
     "fingerprint-mismatch": "if that is what the server's operator reads out to you, give it with --fingerprint",
     "not-enrolled": "run `brski-pledge onboard` first",
+    "peer-unreachable": "is it running, and is that its address and port?",
+    "voucher-signer-unknown": "give those of this device's maker with --voucher-anchors",
 }
 
 
@@ -94,7 +101,9 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
 
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certificate", type=Path, metavar="PEM", help="the IDevID and its chain, leaf first")
-    parser.add_argument("--key", metavar="URI", help="the IDevID's key: a path, file: or pkcs11: URI")
+    parser.add_argument(
+        "--key", metavar="URI", help="file with the IDevID's key; for a key in a token see pledge/README.md"
+    )
     parser.add_argument("--voucher-anchors", type=Path, metavar="PEM", help="who may sign vouchers")
     parser.add_argument("--trusted-clock", action="store_true", default=None, help="believe this machine's clock")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="give up after so long")
@@ -131,6 +140,12 @@ def _add_onboard(parser: argparse.ArgumentParser) -> None:
 
 def _add_renew(parser: argparse.ArgumentParser) -> None:
     _add_device(parser)
+    parser.add_argument(
+        "--registrar",
+        dest="renewal_registrar",
+        metavar="HOST:PORT",
+        help="the registrar that renews; default: where it was onboarded, which may have been a join proxy",
+    )
     parser.add_argument("--if-due", action="store_true", help="do nothing before two thirds of its life are over")
     parser.add_argument("--same-key", action="store_true", help="keep the key instead of making a new one")
 
@@ -178,10 +193,8 @@ def _state(options: argparse.Namespace) -> Path:
 
 
 def _pledge(options: argparse.Namespace, timeline: Timeline, *, once: bool | None = None) -> Pledge:
-    names = ("state", "certificate", "key", "voucher_anchors", "cloud_anchors", "trusted_clock", "registrars")
-    chosen = {name: getattr(options, name, None) for name in (*names, "cloud_registrar", "mdns", "mdns_interfaces")}
-    chosen |= {"grasp": getattr(options, "grasp", None), "once": once}
-    device = DeviceFile.load(options.config, chosen)
+    chosen = {name: getattr(options, name, None) for name in _SETTINGS}
+    device = DeviceFile.load(options.config, chosen | {"once": once})
     return Pledge(
         device.settings,
         _credential(device),
@@ -194,6 +207,9 @@ def _pledge(options: argparse.Namespace, timeline: Timeline, *, once: bool | Non
 
 
 def _credential(device: DeviceFile) -> Credential:
+    if device.key.startswith("pkcs11:"):
+        explanation = "the built-in TLS needs the key in a file; for one in a token embed brski_pledge with a transport"
+        raise Misconfigured("key-not-a-file", f"{explanation} of your own (pledge/README.md)")
     return keys.load_credential(device.key, device.certificate)
 
 

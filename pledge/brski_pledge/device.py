@@ -27,7 +27,7 @@ class DeviceFile:
 
     state: Path
     certificate: Path  # PEM: the IDevID and its chain, leaf first
-    key: str  # its key: a path, a file: or a pkcs11: URI
+    key: str  # its key: a path or a file: URI
     voucher_anchors: Path  # PEM: who may sign vouchers
     cloud_anchors: Path | None = None  # PEM: who may vouch for the cloud registrar
     trusted_clock: bool = False  # whether the time of day can be believed (RFC 8995, 2.6)
@@ -41,7 +41,7 @@ class DeviceFile:
         """
         values = {"once": True} | _values(path, options, environment)
         where = "options" if path is None else str(path)
-        _check_names(values, where)
+        _check_names(values, path)
         try:
             behaviour: dict[str, Any] = {name: _frozen(values[name]) for name in BEHAVIOUR if name in values}
             settings = PledgeSettings(**behaviour)
@@ -103,15 +103,18 @@ def _own_names() -> dict[str, bool]:
     return {each.name: each.default is MISSING for each in fields(DeviceFile) if each.name != "settings"}
 
 
-def _check_names(values: Mapping[str, Any], where: str) -> None:
-    own = _own_names()
+def _check_names(values: Mapping[str, Any], path: Path | None) -> None:
+    own, where = _own_names(), "options" if path is None else str(path)
     unknown = sorted(values.keys() - own.keys() - BEHAVIOUR.keys())
     if unknown:
         known = ", ".join(sorted({*own, *BEHAVIOUR}))
         raise Misconfigured("setting-unknown", f"{where}: {', '.join(unknown)}; allowed are {known}")
     missing = [name for name, needed in own.items() if needed and name not in values]
+    if missing and path is None:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
+        raise Misconfigured("setting-missing", f"give {options}, or a file that has them with --config")
     if missing:
-        raise Misconfigured("setting-missing", f"{where}: {', '.join(missing)}")
+        raise Misconfigured("setting-missing", f"{path}: {', '.join(missing)}")
 
 
 def _own(name: str, value: object) -> object:

@@ -116,15 +116,19 @@ class Pledge:
         return Outcome("operational", enrollment=self._folder.load())
 
     async def renew(self, *, rekey: bool = True) -> Outcome:
-        """Get a new LDevID from the registrar of before, with a fresh key unless told otherwise (RFC 7030, 4.2.2).
+        """Get a new LDevID, with a fresh key unless told otherwise (RFC 7030, 4.2.2).
 
+        It comes from `renewal_registrar` of the settings, else from where the device was onboarded, which may have been
+        a join proxy. Any server will do that the domain's anchors vouch for and that has id-kp-cmcRA or the name it was
+        asked under (RFC 7030, 3.6.1); the one that worked is remembered.
         A failure leaves the present LDevID in use. Raises Refused in the factory state.
         """
         enrollment = self._folder.load()
         if enrollment is None:
             raise Refused("not-enrolled", "there is nothing to renew: onboard first")
-        around = self._surroundings(replace(self.settings, once=True))
-        outcome = await self._run(replace(around, renewing=enrollment, rekey=rekey))
+        around, server = self._surroundings(replace(self.settings, once=True)), self.settings.renewal_offer
+        renewing = enrollment if server is None else replace(enrollment, host=server.host, port=server.port)
+        outcome = await self._run(replace(around, renewing=renewing, rekey=rekey))
         return outcome if outcome.is_operational else replace(outcome, enrollment=enrollment)
 
     async def enroll_at(self, registrar: Offer, fingerprint: bytes) -> Outcome:

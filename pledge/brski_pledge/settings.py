@@ -51,6 +51,7 @@ class PledgeSettings:
     # enrolling
     ldevid_key: str = "P-256"
     est_label: str | None = None  # an EST label, /.well-known/est/<label>/ (RFC 7030, 3.2.2)
+    renewal_registrar: str | None = None  # "host:port" that renews; unset: where the device was onboarded
 
     def __post_init__(self) -> None:
         _check(self)
@@ -61,6 +62,11 @@ class PledgeSettings:
         cloud = self.cloud_registrar
         local = tuple(parse_offer(text) for text in self.registrars)
         return local if cloud is None else (*local, parse_offer(cloud, Source.CLOUD, port=CLOUD_PORT))
+
+    @property
+    def renewal_offer(self) -> Offer | None:
+        """`renewal_registrar` as an offer."""
+        return None if self.renewal_registrar is None else parse_offer(self.renewal_registrar)
 
     @property
     def accepted_assertions(self) -> frozenset[Assertion]:
@@ -83,10 +89,17 @@ def _check(settings: PledgeSettings) -> None:
     demand(label is None or label.replace("-", "").replace("_", "").isalnum(), "est_label", "letters, digits, - and _")
     oid = settings.voucher_signer_oid
     demand(oid is None or all(arc.isdecimal() for arc in oid.split(".")), "voucher_signer_oid", "a dotted OID")
+    _check_addresses(settings)
+
+
+def _check_addresses(settings: PledgeSettings) -> None:
+    name = "registrars"
     try:
         _ = settings.offers
+        name = "renewal_registrar"
+        _ = settings.renewal_offer
     except ValueError as error:
-        raise Misconfigured("setting-invalid", f"registrars: {error}") from error
+        raise Misconfigured("setting-invalid", f"{name}: {error}") from error
 
 
 def _check_type(setting: "Field[Any]", value: object) -> None:

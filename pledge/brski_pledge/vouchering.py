@@ -32,7 +32,7 @@ from cryptography import x509
 from cryptography.x509.oid import ObjectIdentifier
 
 from brski_common import artifact, cms
-from brski_common.artifact import Format, Verified
+from brski_common.artifact import Format, Unverified, Verified
 from brski_common.certificates import (
     ID_KP_CMC_RA,
     Credential,
@@ -52,6 +52,8 @@ from brski_common.paths import Anchors, build_path, check_link, check_path
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 
 ACCEPTED = (Format.CMS,)  # the envelopes this pledge reads, preferred first
+# Why a path search fails that meets none of the anchors' keys.
+_LEADS_NOWHERE = frozenset(("path-not-found", "certificate-signature-invalid", "cms-signer-certificate-missing"))
 CLOCK_SKEW = timedelta(minutes=5)  # how far a MASA's clock may be ahead of ours
 
 
@@ -134,7 +136,7 @@ def check_voucher(
     # 1.
     received = artifact.parse_voucher(body, _accepted_format(media_type))
     # 2. Certificates in the CMS are candidates for the path, never anchors.
-    verified = received.verify(device.anchors, now)
+    verified = _verified(received, device.anchors, now)
     # 3.
     check_signer(verified.signer, device)
     voucher = verified.value
@@ -171,15 +173,15 @@ def judge_registrar(voucher: Verified[Voucher], peer: Peer, now: datetime | None
 
 
 def checks_made(imprint: Imprint, now: datetime | None) -> tuple[str, ...]:
-    """What was checked on the way to an imprint, in words for a log."""
+    """What was checked on the way to an imprint, in words for a log; none has a comma, they are listed with commas."""
     voucher = imprint.voucher.value
     return (
         "signature under the built-in anchor",
         "signer may sign vouchers",
         "serial-number",
         *(() if voucher.idevid_issuer is None else ("idevid-issuer",)),
-        "no nonce, as policy allows" if voucher.nonce is None else "nonce",
-        "no dates, without a trusted clock" if now is None else "dates",
+        "no nonce (policy allows that)" if voucher.nonce is None else "nonce",
+        "no dates (no trusted clock)" if now is None else "dates",
         "assertion",
         "registrar's chain to the pinned key",
         *(() if len(imprint.path) == 1 else ("registrar has id-kp-cmcRA",)),
@@ -193,6 +195,18 @@ def check_signer(signer: x509.Certificate, device: Device) -> None:
     oid = device.policy.signer_oid
     if oid is not None and oid not in extended_key_usages(signer) and oid not in _policies(signer):
         raise Untrusted("voucher-signer-not-authorised", f"the signer has not {oid.dotted_string}")
+
+
+def _verified(received: Unverified[Voucher], anchors: Anchors, now: datetime | None) -> Verified[Voucher]:
+    """Check 2. That nothing leads to our anchors is told in the words of who may have given us the wrong ones."""
+    try:
+        return received.verify(anchors, now)
+    except Untrusted as error:
+        if error.reason not in _LEADS_NOWHERE:
+            raise
+        names = ", ".join(common_name(anchor) for anchor in anchors.certificates)
+        explanation = f"the voucher is not signed under this device's voucher_anchors ({names})"
+        raise Untrusted("voucher-signer-unknown", explanation) from error
 
 
 def _accepted_format(media_type: str) -> Format:

@@ -7,7 +7,7 @@ import typer
 
 from brski_common import cli
 from brski_common.artifact import Format
-from brski_common.certificates import common_name, is_ca, load_pem, serial_number
+from brski_common.certificates import common_name, is_ca, serial_number
 from brski_masa import linting, serving
 from brski_masa.authentication import check_user_name, new_password, verifier
 from brski_masa.commands.showing import (
@@ -16,13 +16,18 @@ from brski_masa.commands.showing import (
     Config,
     Limit,
     Serial,
+    SerialOption,
     choice,
     device_row,
     entry_row,
+    owner_advice,
     owner_row,
+    read_certificates,
     show_one,
     show_rows,
     the_device,
+    the_serial,
+    warn,
     with_store,
 )
 from brski_masa.parties import Device, DevicePolicy, IdentityKind, Pin
@@ -30,7 +35,7 @@ from brski_masa.service import CONTENT_TYPES
 from brski_masa.store import Store
 
 device_app = cli.application("The registry of devices. Example: `brski-masa device list`")
-owner_app = cli.application("Customers. Example: `brski-masa owner add 'Example Plant'`")
+owner_app = cli.application("Customers. Example: `brski-masa owner add 'Example Plant' --anchor domain-ca.pem`")
 
 
 # device
@@ -49,13 +54,19 @@ def list_devices(
     show_rows(rows, ("serial-number", "owner", "policy", "blocked", "claimed"), as_json, empty="none")
 
 
-@device_app.command("show", epilog="Example: `brski-masa device show --serial 0001 --json`")
-def show_device(serial: Serial, config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
-    """Show one device with its vouchers, and what its IDevID departs from the standard in."""
+@device_app.command("show", epilog="Example: `brski-masa device show 0001 --json`")
+def show_device(
+    serial: Serial = None,
+    serial_option: SerialOption = None,
+    config: Config = DEFAULT_CONFIG,
+    as_json: cli.Json = False,
+) -> None:
+    """Show one device with its vouchers, and in what its IDevID departs from the standard."""
+    number = the_serial(serial, serial_option)
 
     async def work(store: Store) -> dict[str, Any]:
-        device = await the_device(store, serial)
-        entries = await store.list_entries(serial=serial)
+        device = await the_device(store, number)
+        entries = await store.list_entries(serial=number)
         findings = linting.lint(await store.certificate_of(device.id))
         return device_row(device) | {
             "vouchers": [entry_row(each) for each in entries],
@@ -68,27 +79,32 @@ def show_device(serial: Serial, config: Config = DEFAULT_CONFIG, as_json: cli.Js
 
 @device_app.command("add", epilog="Example: `brski-masa device add made-elsewhere.pem --owner 'Example Plant'`")
 def add_device(
-    certificates: Annotated[Path, typer.Argument(help="PEM file with the IDevIDs of one or many devices")],
+    certificates: Annotated[
+        Path, typer.Argument(metavar="PEM", help="PEM file with the IDevIDs of one or many devices")
+    ],
     owner: Annotated[str | None, typer.Option(help="who bought them; a new owner is added")] = None,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
     """Register devices whose IDevIDs were made elsewhere. CA certificates in the file are passed over."""
     settings = serving.load_settings(config)
-    chosen = [each for each in load_pem(cli.read_input(certificates)) if not is_ca(each)]
+    chosen = [each for each in read_certificates(certificates) if not is_ca(each)]
 
-    async def work(store: Store) -> None:
+    async def work(store: Store) -> str | None:
         for each in chosen:
             await store.register(each, serving.utc_now(), owner=owner)
+        return await owner_advice(store, settings, owner)
 
-    with_store(settings, work)
+    advice = with_store(settings, work)
     rows = [{"serial-number": serial_number(each), "owner": owner} for each in chosen]
     show_rows(rows, ("serial-number", "owner"), as_json, empty="none")
+    warn(advice)
 
 
-@device_app.command("assign", epilog="Example: `brski-masa device assign --serial 0001 --owner 'Example Plant'`")
+@device_app.command("assign", epilog="Example: `brski-masa device assign 0001 --owner 'Example Plant'`")
 def assign_device(
-    serial: Serial,
+    serial: Serial = None,
+    serial_option: SerialOption = None,
     owner: Annotated[str | None, typer.Option(help="the new owner")] = None,
     nobody: Annotated[bool, typer.Option("--nobody", help="back in stock: it has no owner")] = False,
     config: Config = DEFAULT_CONFIG,
@@ -97,31 +113,34 @@ def assign_device(
     """Change the owner of a device: the one before gets no more vouchers, but may still read the log."""
     if (owner is None) != nobody:
         raise typer.BadParameter("give --owner NAME or --nobody")
+    number, settings = the_serial(serial, serial_option), serving.load_settings(config)
 
-    async def work(store: Store) -> Device:
-        await store.assign((await the_device(store, serial)).id, owner, serving.utc_now())
-        return await the_device(store, serial)
+    async def work(store: Store) -> tuple[Device, str | None]:
+        await store.assign((await the_device(store, number)).id, owner, serving.utc_now())
+        return await the_device(store, number), await owner_advice(store, settings, owner)
 
-    _show_device(with_store(serving.load_settings(config), work), as_json=as_json)
+    device, advice = with_store(settings, work)
+    _show_device(device, as_json=as_json)
+    warn(advice)
 
 
-@device_app.command("block", epilog="Example: `brski-masa device block --serial 0001 --reason 'reported stolen'`")
+@device_app.command("block", epilog="Example: `brski-masa device block 0001 --reason 'reported stolen'`")
 def block_device(
-    serial: Serial,
+    serial: Serial = None,
+    serial_option: SerialOption = None,
     reason: Annotated[str, typer.Option(help="for the log; the registrar does not see it")] = "blocked",
     lift: Annotated[bool, typer.Option("--lift", help="let it have vouchers again")] = False,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
     """Give out no more vouchers for a device, or do so again."""
-    _change(config, serial, as_json=as_json, blocked=None if lift else reason)
+    _change(config, the_serial(serial, serial_option), as_json=as_json, blocked=None if lift else reason)
 
 
-@device_app.command(
-    "set", epilog="Example: `brski-masa device set --serial 0001 --policy first-come --formats cms,jws`"
-)
+@device_app.command("set", epilog="Example: `brski-masa device set 0001 --policy first-come --formats cms,jws`")
 def set_device(
-    serial: Serial,
+    serial: Serial = None,
+    serial_option: SerialOption = None,
     policy: Annotated[str | None, typer.Option(help="owner-only, refuse, first-come, audit-only or default")] = None,
     formats: Annotated[str | None, typer.Option(help="what its firmware reads: cms, jws, cose, or any")] = None,
     content_type: Annotated[str | None, typer.Option(help="CMS content type: voucher, data or default")] = None,
@@ -139,7 +158,7 @@ def set_device(
         values["content_type"] = None if content_type == "default" else known[choice(content_type, list(known))]
     if not values:
         raise typer.BadParameter("give at least one of --policy, --formats, --content-type")
-    _change(config, serial, as_json=as_json, **values)
+    _change(config, the_serial(serial, serial_option), as_json=as_json, **values)
 
 
 def _formats(text: str) -> list[str]:
@@ -164,7 +183,7 @@ def _show_device(device: Device, *, as_json: bool) -> None:
 
 @owner_app.command("add", epilog="Example: `brski-masa owner add 'Example Plant' --anchor domain-ca.pem`")
 def add_owner(
-    name: Annotated[str, typer.Argument(help="the customer's name")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="the customer's name")],
     anchor: Annotated[list[Path] | None, typer.Option(help="PEM of its domain CA or registrar certificate")] = None,
     tls_client: Annotated[list[Path] | None, typer.Option(help="PEM of its TLS client certificate")] = None,
     user: Annotated[str | None, typer.Option(help="a user name for HTTP; the password is made and shown once")] = None,
@@ -177,21 +196,23 @@ def add_owner(
     settings = serving.load_settings(config)
     marks = [(IdentityKind.ANCHOR, path) for path in anchor or ()]
     marks += [(IdentityKind.TLS_CLIENT, path) for path in tls_client or ()]
-    certificates = [(kind, certificate) for kind, path in marks for certificate in load_pem(cli.read_input(path))]
+    certificates = [(kind, certificate) for kind, path in marks for certificate in read_certificates(path)]
     password = None if user is None else new_password()
 
-    async def work(store: Store) -> None:
+    async def work(store: Store) -> str | None:
         await store.put_owner(name, serving.utc_now(), pin=pin, nonceless=nonceless)
         for kind, certificate in certificates:
             await store.add_certificate(name, kind, certificate)
         if user is not None and password is not None:
             stored = verifier(check_user_name(user), settings.authentication.realm, password)
             await store.add_user(name, user, stored)
+        return await owner_advice(store, settings, name)
 
-    with_store(settings, work)
+    advice = with_store(settings, work)
     answer = {"owner": name, "certificates": [common_name(each) for _, each in certificates], "user": user}
     answer |= {} if password is None else {"password": password}
     show_one(answer, as_json)
+    warn(advice)
 
 
 @owner_app.command("list", epilog="Example: `brski-masa owner list --json`")

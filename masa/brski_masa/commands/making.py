@@ -1,20 +1,37 @@
 """Commands that make things: `init`, `idevid`, `key`; and `serve` for its help."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from brski_common import cli, keys
-from brski_common.certificates import Credential, HardwareModuleName, common_name, load_pem
+from brski_common.certificates import Credential, HardwareModuleName, common_name
 from brski_common.errors import Misconfigured
 from brski_masa import factory, founding, linting, serving
-from brski_masa.commands.showing import DEFAULT_CONFIG, Config, choice, key_kind, show_one, show_rows, with_store
+from brski_masa.commands.showing import (
+    DEFAULT_CONFIG,
+    Config,
+    choice,
+    key_kind,
+    owner_advice,
+    read_certificates,
+    show_one,
+    show_rows,
+    warn,
+    with_store,
+)
 from brski_masa.parties import DevicePolicy
 from brski_masa.settings import Settings
 from brski_masa.store import Store
 
 INIT_EXAMPLE = "Example: `brski-masa init maker --name 'Example Maker' --host masa.example --port 9443`"
+NEXT_STEPS = """\
+Next, with the domain-ca.pem that a customer gives you:
+  brski-masa owner add 'Example Plant' --anchor domain-ca.pem --config {config}
+  brski-masa idevid --serial 0001 --key P-256 --owner 'Example Plant' --out device-0001 --config {config}
+  brski-masa serve --config {config}"""
 SERVE_EXAMPLE = "Example: `brski-masa serve --config maker/masa.toml`"
 IDEVID_EXAMPLE = (
     "Examples: `brski-masa idevid --serial 0001 --csr 0001.csr --out out/0001` for a key the device keeps,"
@@ -28,9 +45,12 @@ key_app = cli.application("The MASA's keys. Example: `brski-masa key list`")
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(help="a new folder for settings, keys and anchors")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="a new folder for settings, keys and anchors")],
     name: Annotated[str, typer.Option(help="the maker's name, in its certificates")] = "Example Maker",
-    host: Annotated[str, typer.Option(help="where to listen, and a name in the TLS certificate")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="name or address under which registrars reach it")] = "127.0.0.1",
+    listen: Annotated[
+        str | None, typer.Option(help="address to listen on; default: --host if it is an address, else all")
+    ] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="TCP port")] = 9443,
     masa_url: Annotated[str | None, typer.Option(help="what IDevIDs say of the MASA: host[:port]")] = None,
     key: Annotated[str, typer.Option(help="kind of all keys: P-256, P-384, RSA-2048 or Ed25519")] = "P-256",
@@ -38,7 +58,9 @@ def init(
 ) -> None:
     """Make a maker: authorities, keys, anchors, an empty database and a commented masa.toml."""
     authority = masa_url or (f"[{host}]" if ":" in host else host) + f":{port}"
-    plan = founding.Plan(folder=folder, name=name, host=host, port=port, masa_url=authority, kind=key_kind(key))
+    plan = founding.Plan(
+        folder=folder, name=name, host=host, listen=listen, port=port, masa_url=authority, kind=key_kind(key)
+    )
     founding.found(plan, serving.utc_now())
     config = folder / founding.SETTINGS_FILE
     anchors = {
@@ -47,7 +69,7 @@ def init(
     answer = {"config": str(config.absolute()), "masa_url": authority, "anchors": anchors}
     cli.answer(answer, as_json, lambda: cli.facts([("settings", config), *anchors.items()]))
     if not as_json:
-        cli.say(f"Next: brski-masa idevid --config {config} --serial 0001 --key P-256 --out device-0001")
+        cli.say(NEXT_STEPS.format(config=shlex.quote(str(config))))
 
 
 def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
@@ -87,18 +109,20 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
     ]
     folders = [out_folder if len(serial) == 1 else out_folder / factory.folder_name(each) for each in serial]
 
-    async def register(store: Store) -> None:
+    async def register(store: Store) -> str | None:
         for each in made:
             await store.register(each.certificate, serving.utc_now(), owner=owner, policy=policy)
+        return await owner_advice(store, settings, owner)
 
     for folder in folders:
         factory.check_folder(folder)  # a device whose files cannot be written shall not be in the registry
-    with_store(settings, register)
+    advice = with_store(settings, register)
     written = [factory.write(folder, each, owner) for folder, each in zip(folders, made, strict=True)]
     if len(written) == 1:
         show_one(written[0], as_json)
     else:
         show_rows(written, ("serial-number", "owner", "folder"), as_json, empty="none")
+    warn(advice)
 
 
 def _issuer(settings: Settings) -> Credential:
@@ -135,7 +159,7 @@ def _make(
 
 
 def _lint(path: Path, *, as_json: bool) -> None:
-    findings = linting.lint_chain(load_pem(cli.read_input(path)))
+    findings = linting.lint_chain(read_certificates(path))
     rows = [{"requirement": each.requirement, "level": each.level, "text": each.text} for each in findings]
     show_rows(rows, ("requirement", "level", "text"), as_json, empty="none")
     if any(each.level == "error" for each in findings):
@@ -165,7 +189,7 @@ def list_keys(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> Non
 
 @key_app.command("rotate", epilog="Example: `brski-masa key rotate voucher`")
 def rotate_key(
-    use: Annotated[str, typer.Argument(help="voucher, voucher-nonceless or tls")],
+    use: Annotated[str, typer.Argument(metavar="USE", help="voucher, voucher-nonceless or tls")],
     key: Annotated[str, typer.Option(help="kind of the new key")] = "P-256",
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,

@@ -8,7 +8,6 @@ import typer
 
 from brski_common import cli
 from brski_common.artifact import Format
-from brski_common.certificates import load_pem
 from brski_common.errors import Misconfigured, Unknown
 from brski_masa import serving
 from brski_masa.audit import verify_chain
@@ -18,15 +17,22 @@ from brski_masa.commands.showing import (
     Config,
     Limit,
     Serial,
+    SerialOption,
     choice,
     entry_row,
+    read_certificates,
     show_one,
     show_rows,
+    some_serial,
     the_device,
+    the_serial,
     with_store,
 )
 from brski_masa.store import Store
 
+SomeSerial = Annotated[
+    str | None, typer.Argument(metavar="SERIAL", help="Only those of this device.", show_default=False)
+]
 voucher_app = cli.application("Vouchers. Example: `brski-masa voucher list`")
 auditlog_app = cli.application("The audit log. Example: `brski-masa auditlog verify`")
 
@@ -35,25 +41,26 @@ auditlog_app = cli.application("The audit log. Example: `brski-masa auditlog ver
 
 
 @voucher_app.command(
-    "issue", epilog="Example: brski-masa voucher issue --serial 0001 --pin domain-ca.pem --days 30 --out 0001.vcj"
+    "issue", epilog="Example: brski-masa voucher issue 0001 --pin domain-ca.pem --days 30 --out 0001.vcj"
 )
 def issue_voucher(
-    serial: Serial,
     pin: Annotated[Path, typer.Option(help="PEM of the domain certificate to pin")],
     out_file: Annotated[Path, typer.Option("--out", help="file to write")],
+    serial: Serial = None,
+    serial_option: SerialOption = None,
     days: Annotated[float, typer.Option(min=0.001, max=3660, help="how long it can be used")] = 30.0,
     voucher_format: Annotated[str, typer.Option("--format", help="cms, jws or cose")] = "cms",
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
     """Issue a voucher without a nonce, for a device that will meet no MASA (RFC 8995, 7.4.1). It is logged."""
-    settings = serving.load_settings(config)
+    number, settings = the_serial(serial, serial_option), serving.load_settings(config)
     chosen = Format[choice(voucher_format.upper(), [each.name for each in Format])]
-    certificate = load_pem(cli.read_input(pin))[0]
+    certificate = read_certificates(pin)[0]
 
     async def work(store: Store) -> bytes:
         masa = serving.assemble(settings, store, secret=serving.ask_secret)
-        device = await the_device(store, serial)
+        device = await the_device(store, number)
         return await masa.issue_offline(device, certificate, lifetime=timedelta(days=days), answer_format=chosen)
 
     data = with_store(settings, work)
@@ -61,36 +68,39 @@ def issue_voucher(
         out_file.write_bytes(data)
     except OSError as error:
         raise Misconfigured("file-not-writable", f"{out_file}: {error.strerror}") from error
-    answer = {"serial-number": serial, "file": str(out_file.absolute()), "format": chosen.name.lower()}
+    answer = {"serial-number": number, "file": str(out_file.absolute()), "format": chosen.name.lower()}
     show_one(answer, as_json)
 
 
-@voucher_app.command("list", epilog="Example: `brski-masa voucher list --serial 0001`")
+@voucher_app.command("list", epilog="Example: `brski-masa voucher list 0001`")
 def list_vouchers(
-    serial: Annotated[str | None, typer.Option(help="only those of this device")] = None,
+    serial: SomeSerial = None,
+    serial_option: SerialOption = None,
     limit: Limit = DEFAULT_LIMIT,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
     """Show the vouchers that were issued, newest first."""
-    _list_entries(config, serial, limit, as_json=as_json)
+    columns = ("number", "date", "serial-number", "assertion", "owner", "expires-on")
+    _list_entries(config, some_serial(serial, serial_option), limit, columns, as_json=as_json)
 
 
-@auditlog_app.command("show", epilog="Example: `brski-masa auditlog show --serial 0001 --json`")
+@auditlog_app.command("show", epilog="Example: `brski-masa auditlog show 0001 --json`")
 def show_auditlog(
-    serial: Annotated[str | None, typer.Option(help="only of this device")] = None,
+    serial: SomeSerial = None,
+    serial_option: SerialOption = None,
     limit: Limit = DEFAULT_LIMIT,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
-    """Show the log with everything that was recorded, newest first."""
-    _list_entries(config, serial, limit, as_json=as_json)
+    """Show the log newest first, with what registrars see of it; --json has all that was recorded."""
+    columns = ("number", "date", "serial-number", "assertion", "owner", "domain-id", "nonce")
+    _list_entries(config, some_serial(serial, serial_option), limit, columns, as_json=as_json)
 
 
-def _list_entries(config: Path, serial: str | None, limit: int, *, as_json: bool) -> None:
+def _list_entries(config: Path, serial: str | None, limit: int, columns: tuple[str, ...], *, as_json: bool) -> None:
     work = serving.load_settings(config)
     rows = [entry_row(each) for each in with_store(work, lambda store: store.list_entries(serial=serial, limit=limit))]
-    columns = ("number", "date", "serial-number", "assertion", "owner", "domain-id", "nonce", "expires-on")
     show_rows(rows, columns, as_json, empty="none")
 
 

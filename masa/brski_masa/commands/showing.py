@@ -1,13 +1,16 @@
 """What all commands of the MASA share: options, the way to the database, and how things are shown."""
 
+import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import typer
+from cryptography import x509
 
 from brski_common import cli, keys
-from brski_common.errors import Unknown
+from brski_common.certificates import load_pem
+from brski_common.errors import Malformed, Misconfigured, Unknown
 from brski_masa.audit import Link
 from brski_masa.parties import Device, Owner
 from brski_masa.settings import Settings
@@ -16,7 +19,8 @@ from brski_masa.store import Store
 T = TypeVar("T")
 
 Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.", show_default="masa.toml")]
-Serial = Annotated[str, typer.Option("--serial", help="The device's serial number.")]
+Serial = Annotated[str | None, typer.Argument(metavar="SERIAL", help="The device's serial number.", show_default=False)]
+SerialOption = Annotated[str | None, typer.Option("--serial", metavar="SERIAL", help="The same as an option.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show no more than these.")]
 DEFAULT_CONFIG = Path("masa.toml")
 DEFAULT_LIMIT = 1000
@@ -93,6 +97,48 @@ def entry_row(link: Link) -> dict[str, Any]:
         "requester": entry.requester,
         "hash": link.hash,
     }
+
+
+def the_serial(argument: str | None, option: str | None) -> str:
+    """The serial number, given as the argument or with --serial; else wrong usage."""
+    serial = some_serial(argument, option)
+    if serial is None:
+        raise typer.BadParameter("give the device's serial number")
+    return serial
+
+
+def some_serial(argument: str | None, option: str | None) -> str | None:
+    """The serial number, if one is given; two of them are wrong usage."""
+    if argument is not None and option is not None and argument != option:
+        raise typer.BadParameter(f"two serial numbers: {argument} and {option}")
+    return option if argument is None else argument
+
+
+async def owner_advice(store: Store, settings: Settings, name: str | None) -> str | None:
+    """What to add so that somebody can be recognised as this owner; None if nothing is missing."""
+    owner = next((each for each in await store.list_owners() if each.name == name), None)
+    kinds = set() if owner is None else {each.kind for each in owner.identities}
+    if owner is None or kinds & set(settings.authentication.accept):
+        return None
+    if kinds:
+        known_by = ", ".join(sorted(kinds))
+        return f"{owner.name} is known only by {known_by}: add that to `accept` in [authentication] of the settings"
+    command = f"brski-masa owner add {shlex.quote(owner.name)} --anchor domain-ca.pem"
+    return f"nobody can be recognised as {owner.name} yet: add the customer's domain CA with `{command}`"
+
+
+def warn(advice: str | None) -> None:
+    """Tell a person on standard error what is still missing, if anything is."""
+    if advice is not None:
+        cli.say(f"brski-masa: warning: {advice}")
+
+
+def read_certificates(path: Path) -> tuple[x509.Certificate, ...]:
+    """The certificates in a PEM file, or on standard input for `-`; raises Misconfigured."""
+    try:
+        return load_pem(cli.read_input(path))
+    except Malformed as error:
+        raise Misconfigured("certificates-unreadable", f"{path}: {error.detail}") from error
 
 
 def key_kind(text: str) -> keys.Kind:
