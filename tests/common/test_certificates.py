@@ -144,6 +144,15 @@ def test_a_certificate_with_a_flipped_byte_raises_only_the_suites_errors(positio
         pass
 
 
+def test_a_certificate_has_one_spelling_of_its_signature(maker: Manufacturer) -> None:
+    # pyca ignores how many bits of the last octet count: the same certificate would have two fingerprints.
+    encoded = certificates.to_der(maker.root.certificate)
+    at = len(encoded) - len(maker.root.certificate.signature) - 1
+    even = encoded[:-1] + bytes((encoded[-1] & 0xFE,))
+    with pytest.raises(Malformed, match="certificate-malformed"):
+        certificates.load_certificate(even[:at] + b"\x01" + even[at + 1 :])
+
+
 def test_a_serial_number_that_is_not_positive_is_malformed(maker: Manufacturer) -> None:
     device = maker.idevid("SN-1").certificate
     encoded = certificates.to_der(device)
