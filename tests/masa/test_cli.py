@@ -3,9 +3,11 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
+import tomllib
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,62 @@ def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> No
     assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
     code, _, err = tool.run("init", tool.folder)
     assert (code, "already-initialized" in err) == (1, True)
+
+
+def test_the_next_steps_that_init_names_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tool = Tool(tmp_path / "a maker", capsys)
+    _, _, said = tool.run("init", tool.folder)
+    steps = [shlex.split(line) for line in said.splitlines() if line.startswith("  brski-masa ")]
+    (tmp_path / "domain-ca.pem").write_bytes(to_pem(PLANT.root.certificate))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        for step in steps[:2]:
+            code, _, said = tool.run(*step[1:])
+            assert (code, said) == (0, "")
+    assert [step[1] for step in steps] == ["owner", "idevid", "serve"]
+    (device,) = tool.ask("device", "list")
+    assert device["owner"] == "Example Plant"
+
+
+@pytest.mark.parametrize(
+    ("options", "address", "names"),
+    [
+        ((), "127.0.0.1", ["127.0.0.1", "localhost"]),
+        (("--host", "192.0.2.7"), "192.0.2.7", ["192.0.2.7"]),
+        (("--host", "masa.example"), "::", ["masa.example"]),
+        (("--host", "masa.example", "--listen", "127.0.0.1"), "127.0.0.1", ["masa.example"]),
+    ],
+)
+def test_where_it_listens_is_apart_from_what_it_is_called(
+    tool: Tool, tmp_path: Path, options: tuple[str, ...], address: str, names: list[str]
+) -> None:
+    folder = tmp_path / "other"
+    assert tool.run("init", folder, *options)[0] == 0
+    assert tomllib.loads((folder / "masa.toml").read_text())["listen"]["host"] == address
+    leaf = load_pem((folder / "keys" / "tls.chain.pem").read_bytes())[0]
+    said = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in said] == names
+
+
+def test_an_owner_whom_nobody_can_be_recognised_as_is_told(tool: Tool, tmp_path: Path) -> None:
+    at = ("--config", tool.config)
+    for words in (("owner", "add", "Ex"), ("idevid", "--serial", "W1", "--key", "P-256", "--owner", "Ex", "--out")):
+        path = (tmp_path / "w1",) if words[-1] == "--out" else ()
+        code, _, err = tool.run(*words, *path, *at)
+        assert code == 0
+        assert "nobody can be recognised as Ex yet" in err
+        assert "brski-masa owner add Ex --anchor domain-ca.pem" in err
+    assert "known only by http-user" in tool.run("owner", "add", "Ex", "--user", "ex", *at)[2]
+    assert tool.run("owner", "add", "Ex", "--anchor", tmp_path / "plant.pem", *at)[2] == ""
+    assert tool.run("device", "assign", "W1", "--owner", "Ex", *at)[2] == ""
+
+
+def test_keys_given_as_anchors_are_told_with_their_file(tool: Tool) -> None:
+    key = tool.folder / "keys" / "tls.key.pem"
+    code, _, err = tool.run("owner", "add", "Ex", "--anchor", key, "--config", tool.config)
+    assert code == 1
+    assert f"certificates-unreadable: {key}: a private key, where PEM certificates are wanted" in err
+    assert "http" not in err
 
 
 @pytest.mark.req("D-14", "MA-25")
@@ -123,6 +181,10 @@ def test_devices_are_assigned_blocked_and_set(tool: Tool, tmp_path: Path) -> Non
     assert tool.ask("device", "assign", "--serial", "D1", "--nobody")["owner"] is None
     owners = tool.ask("owner", "list")
     assert owners[0]["pin"] == "highest-ca"
+    assert tool.ask("device", "show", "D1") == tool.ask("device", "show", "--serial", "D1")
+    assert tool.ask("device", "block", "D1", "--reason", "stolen")["blocked"] == "stolen"
+    assert tool.run("device", "show", "D1", "--serial", "D2", "--config", tool.config)[0] == 2
+    assert tool.run("device", "show", "--config", tool.config)[0] == 2
     code, _, err = tool.run("device", "show", "--serial", "unknown", "--config", tool.config)
     assert (code, "device-unknown" in err) == (1, True)
 
@@ -151,7 +213,9 @@ def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp
     anchors = Anchors(load_pem((tool.folder / "anchors" / "voucher.pem").read_bytes()))
     voucher = artifact.parse_voucher(out.read_bytes(), Format.CMS).verify(anchors, datetime.now(UTC)).value
     assert (voucher.nonce, voucher.serial_number) == (None, "V1")
-    listed = tool.ask("voucher", "list", "--serial", "V1")
+    listed = tool.ask("voucher", "list", "V1")
+    assert listed == tool.ask("voucher", "list", "--serial", "V1")
+    assert tool.ask("auditlog", "show", "V2") == []
     assert [(each["assertion"], each["requester"]) for each in listed] == [("verified", "operator")]
     head = tool.ask("auditlog", "verify")
     assert head == {"entries": 1, "head": listed[0]["hash"]}
@@ -182,6 +246,7 @@ def test_human_output_is_a_table_and_errors_are_one_line(tool: Tool) -> None:
     assert len(err.strip().splitlines()) == 1
     code, out, err = tool.run("serve", "--config", tool.folder / "missing.toml", "--json")
     assert (code, json.loads(out)["error"]) == (1, "settings-unreadable")
+    assert "make one with `brski-masa init DIR`" in err
 
 
 def test_every_command_has_an_example(tool: Tool) -> None:

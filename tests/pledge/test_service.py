@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import socket
 import ssl
 import stat
 import subprocess
@@ -20,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import brski_pledge
 from brski_common import issuing
-from brski_common.certificates import load_pem
+from brski_common.certificates import load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
@@ -447,6 +448,65 @@ async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None
     assert "timed-out" in err
 
 
+async def test_the_command_says_what_to_do_when_nobody_listens_there(device_files: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    code, _, err = await command(device_files, "onboard", "--registrar", address)
+    assert code == 1
+    where = address.replace(":", " port ")
+    assert err.splitlines()[-1].startswith(f"brski-pledge: peer-unreachable: {where}: Connection refused")
+    assert "is it running" in err
+
+
+@pytest.mark.req("PV-01")
+async def test_the_command_tells_wrong_voucher_anchors_and_the_registrar_only_that_it_refused(
+    device_files: Path,
+) -> None:
+    (device_files / "anchors.pem").write_bytes(to_pem(Manufacturer("Wrong Maker").voucher_root.certificate))
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        code, _, err = await command(device_files, "onboard", "--registrar", address)
+    assert code == 1
+    assert "voucher-signer-unknown: the voucher is not signed under this device's voucher_anchors" in err
+    (report,) = registrar.reports("voucher_status")
+    assert "anchor" not in str(report.reason).lower()
+
+
+async def test_a_key_in_a_token_is_refused_with_the_way_there(device_files: Path) -> None:
+    code, _, err = await command(device_files, "onboard", "--key", "pkcs11:token=t;object=k?pin-value=1234")
+    assert code == 1
+    assert "key-not-a-file" in err
+    assert "transport" in err
+    assert "1234" not in err
+
+
+@pytest.mark.req("E-06")
+async def test_a_device_renews_elsewhere_than_at_its_join_proxy(device_files: Path) -> None:
+    async with listening(FakeRegistrar(maker=MAKER)) as proxy:
+        code, out, err = await command(device_files, "onboard", "--registrar", proxy, "--json")
+        assert code == 0, err
+    code, _, err = await command(device_files, "renew")
+    assert (code, "peer-unreachable" in err) == (1, True)
+    server = FakeRegistrar(maker=MAKER)
+    async with listening(FakeRegistrar(maker=MAKER, credential=Domain("Other Plant").registrar)) as rogue:
+        code, _, err = await command(device_files, "renew", "--registrar", rogue)
+        assert (code, "path-not-found" in err) == (1, True)
+    async with listening(server) as address:
+        code, renewed, err = await command(device_files, "renew", "--registrar", address, "--json")
+        assert code == 0, err
+        assert json.loads(renewed)["fingerprint"] != json.loads(out)["fingerprint"]
+        code, _, err = await command(device_files, "renew")
+        assert code == 0, "the server that worked is remembered"
+
+
+def test_missing_settings_are_named_as_options(
+    device_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(device_files)
+    assert main(["onboard", "--state", "state"]) == 1
+    assert "give --certificate, --key, --voucher-anchors, or a file" in capsys.readouterr().err
+
+
 BAD_USE = {
     "no command": ([], 2),
     "unknown command": (["launch"], 2),
@@ -460,6 +520,7 @@ BAD_USE = {
     "anchors of nobody": (["onboard", "--config", "pledge.toml", "--voucher-anchors", "pledge.toml"], 1),
     "unknown setting": (["status", "--config", "odd.toml"], 0),
     "unknown setting in onboard": (["onboard", "--config", "odd.toml"], 1),
+    "bad renewal registrar": (["renew", "--config", "pledge.toml", "--registrar", "nonsense"], 1),
     "no TOML": (["onboard", "--config", "broken.toml"], 1),
     "renewal of nothing": (["renew", "--config", "pledge.toml"], 1),
 }

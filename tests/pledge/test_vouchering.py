@@ -457,6 +457,7 @@ def test_a_log_reads_what_was_checked() -> None:
     imprint = judge(voucher())
     assert "nonce" in vouchering.checks_made(imprint, NOW)
     assert any("no dates" in text for text in vouchering.checks_made(imprint, None))
+    assert not [text for text in vouchering.checks_made(imprint, None) if "," in text], "they are listed with commas"
 
 
 # Input from elsewhere
