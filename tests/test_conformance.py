@@ -47,6 +47,14 @@ def test_every_row_that_is_not_done_says_why_and_no_other(matrix: Matrix) -> Non
     assert [row.id for row in matrix.rows.values() if (row.state == "done") is bool(row.reason)] == []
 
 
+def test_what_the_standard_wants_and_is_not_done_is_argued_and_nothing_else(matrix: Matrix) -> None:
+    wanted = {row.id for row in matrix.rows.values() if row.level in conformance.WANTED and row.state != "done"}
+    undone = {row.id for row in matrix.rows.values() if row.state != "done"}
+    argued = conformance.argued()
+    assert sorted(wanted - argued) == [], "not done, and not among the exceptions of docs/divergences.md"
+    assert sorted(argued - undone) == [], "argued, but done or no row at all"
+
+
 def test_every_place_exists(matrix: Matrix) -> None:
     places = {path for row in matrix.rows.values() for path in row.where}
     assert sorted(path for path in places if not (conformance.ROOT / path).exists()) == []
@@ -182,8 +190,23 @@ def test_only_binding_rows_are_counted_and_tests_ahead_are_told() -> None:
         "PV-02": Row(id="PV-02", roles=("P",), level="S", section="", text="", where=(), state="done"),
     }
     text = conformance.summary(Matrix({"PV": "Vouchers"}, rows), [conformance.Shown("t.py", 1, "test_f", "PV-01")])
-    assert "0 done, 0 partly, 1 not of 1 MUST" in text
+    assert "0 done, 0 partly, 1 not (1 NOT argued in docs/divergences.md: PV-01) of 1 MUST" in text
     assert text.endswith("PV-01")
+
+
+def test_exceptions_are_those_of_one_section() -> None:
+    page = "## Decisions\n\nPV-01.\n\n## Exceptions\n\n| PV-02, V-CMS-01 | why |\n\n## Later\n\nPV-03\n"
+    assert conformance.argued_in(page) == {"PV-02", "V-CMS-01"}
+    assert conformance.argued_in("# Nothing\n") == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("exceptions", "told"),
+    [((), "(1 NOT argued in docs/divergences.md: PV-01)"), (("PV-01",), "(argued in docs/divergences.md: 1)")],
+)
+def test_the_counts_tell_what_is_argued(exceptions: tuple[str, ...], told: str) -> None:
+    line = conformance.count_line([ROW], frozenset(exceptions))
+    assert line == f"0 done, 0 partly, 1 not {told} of 1 MUST and MUST NOT"
 
 
 def test_check_fails_on_a_stale_page_and_says_how_to_mend_it(

@@ -180,6 +180,19 @@ def test_a_vouchers_serial_number_has_another_key_than_a_requests() -> None:
         read_cbor(cbor2.dumps({2451: {13: "A"}}))
 
 
+@pytest.mark.req("CB-26")
+def test_nonce_and_pins_have_other_numbers_in_a_voucher_than_in_a_request() -> None:
+    pins = {"pinned_domain_cert": b"c", "pinned_domain_pubk": b"k", "pinned_domain_pubk_sha256": b"h"}
+    leaves = {"serial_number": "A", "nonce": "AQIDBAUGBwg=", **pins}
+    nonce = bytes(range(1, 9))
+    voucher, request = Voucher(**leaves), VoucherRequest(**leaves)  # type: ignore[arg-type] # names of leaves
+    in_voucher = cbor2.dumps({2451: {7: nonce, 8: b"c", 9: b"k", 10: b"h", 11: "A"}})
+    in_request = cbor2.dumps({2501: {7: nonce, 8: b"c", 13: "A", 17: b"k", 18: b"h"}})
+    assert (write_cbor(voucher), write_cbor(request)) == (in_voucher, in_request)
+    assert (read_cbor(in_voucher), read_cbor(in_request)) == (voucher, request)
+    assert read_cbor(cbor2.dumps({2451: {11: "A", 17: b"k"}})) == Voucher(serial_number="A")
+
+
 @pytest.mark.req("BIS-06")
 def test_extensions_are_named_and_what_an_unknown_one_brings_is_passed_over() -> None:
     wanted = Voucher(serial_number="A", extensions=("example-later", 60099))

@@ -5,10 +5,11 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import cbor2
 import pytest
 from sqlalchemy.exc import IntegrityError
 
-from brski_common import artifact, auditlog
+from brski_common import artifact, auditlog, cose
 from brski_common.artifact import Format
 from brski_common.certificates import domain_id, idevid_issuer, load_certificate, spki_sha256
 from brski_common.errors import BrskiError, Refused, Unknown, Untrusted
@@ -224,6 +225,16 @@ async def test_old_voucher_in_place_of_the_pledges_request_renews_it(desk: Desk)
     assert renewed.expires_on == desk.clock() + timedelta(minutes=20)
     stolen = rvr(device, OTHER_PLANT, prior=old, nonce=None, created_on=desk.clock())
     await refused(desk, stolen, "renewal-of-another-domain", Untrusted)
+
+
+@pytest.mark.req("CB-03")
+async def test_constrained_device_gets_numbers_for_names(desk: Desk) -> None:
+    device = await desk.sell(MAKER.idevid(fresh()))
+    request = rvr(device, form=Format.COSE)
+    _, data = await desk.masa.request_voucher(request, Format.COSE, [Format.COSE], desk.requester)
+    ((top, members),) = cbor2.loads(cose.parse(data).content).items()
+    assert top == 2451
+    assert {type(key) for key in members} == {int}
 
 
 async def test_answer_comes_in_a_format_that_registrar_and_device_know(desk: Desk) -> None:

@@ -38,7 +38,7 @@ def test_every_phase_can_end() -> None:
     assert ends == set(Phase)
 
 
-@pytest.mark.req("PV-12", "EI-12")
+@pytest.mark.req("PV-12", "EI-12", "RS-02")
 def test_est_is_only_reached_through_imprint() -> None:
     enrolling = {Phase.ANCHORS, Phase.ATTRIBUTES, Phase.KEY, Phase.ENROLL, Phase.SAVE, Phase.CONFIRM}
     without = {key: target for key, target in TRANSITIONS.items() if Phase.IMPRINT not in (key[0], target)}

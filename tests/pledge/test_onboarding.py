@@ -213,7 +213,7 @@ def test_a_voucher_of_another_type_is_reported_as_not_accepted(media_type: str) 
     assert [report.status for report in registrar.reports("voucher_status")] == [False]
 
 
-@pytest.mark.req("HT-09", "PV-12")
+@pytest.mark.req("HT-09", "PV-12", "RS-02")
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 406, 415, 500, 502, 503, 204, 205, 418])
 def test_a_refusal_ends_the_attempt_without_telemetry(status: int) -> None:
     stage = Stage()
@@ -542,7 +542,7 @@ def test_a_renewal_authenticates_by_the_ldevid_and_keeps_the_names(rekey: bool) 
     assert stage.steps()[-1] == "renewed"
 
 
-@pytest.mark.req("E-06", "E-23")
+@pytest.mark.req("E-06", "E-10", "E-23")
 def test_a_renewal_talks_to_no_server_outside_the_explicit_anchors() -> None:
     stage = _renewal()
     registrar = stage.add(credential=Domain("Other Plant").registrar)

@@ -1,5 +1,6 @@
 """The registrar's side of BRSKI-MASA, over real TLS and HTTP to a fake MASA on loopback."""
 
+import asyncio
 import base64
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -108,7 +109,23 @@ async def test_a_server_that_is_not_the_masa_gets_nothing(credential: Credential
 
 
 @pytest.mark.req("MT-02")
-async def test_dns_id_is_matched_and_sni_sent() -> None:
+async def test_the_masas_name_is_sent_as_sni() -> None:
+    heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heard.put_nowait(await reader.read(16_384))
+        writer.close()
+
+    listener = await asyncio.start_server(listen, "localhost", 0)
+    async with talk() as masa, listener:
+        port = listener.sockets[0].getsockname()[1]
+        with pytest.raises(PeerFailed):
+            await masa.voucher(f"https://localhost:{port}/.well-known/brski")
+    assert b"\x00\x00\x09localhost" in heard.get_nowait()  # RFC 6066, 3: host_name, its length, the name
+
+
+@pytest.mark.req("MT-02")
+async def test_dns_id_is_matched() -> None:
     async with talk(MAKER.tls_for(x509.DNSName("localhost"))) as masa:
         base = masa.base.replace("127.0.0.1", "localhost")
         assert await masa.voucher(base)

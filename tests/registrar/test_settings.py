@@ -22,7 +22,7 @@ def load(tmp_path: Path, more: str = "", environment: dict[str, str] | None = No
     return common_settings.load(Settings, file, ENV_PREFIX, environment or {})
 
 
-@pytest.mark.req("RA-08")
+@pytest.mark.req("RA-08", "D-13")
 def test_the_defaults_are_the_careful_ones(tmp_path: Path) -> None:
     settings = load(tmp_path)
     assert settings.listen.host == "127.0.0.1"
