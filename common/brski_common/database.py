@@ -37,6 +37,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from brski_common import migrations as migrating
 from brski_common.errors import BrskiError, Misconfigured, PeerFailed
 from brski_common.groupcommit import LOCK_WAIT_SECONDS, Writer
+from brski_common.prepared import run
 
 T = TypeVar("T")
 Unit = Callable[[Connection], T]
@@ -264,7 +265,7 @@ def _begin_reading(connection: Connection) -> None:
 
 def _begin_writing(connection: Connection) -> None:
     """Take the write lock before the first read: the driver's own transactions take it at the first write, too late."""
-    connection.exec_driver_sql("BEGIN IMMEDIATE")
+    run(connection, "BEGIN IMMEDIATE")
 
 
 def _prepare_sqlite(path: Path) -> None:

@@ -1,16 +1,17 @@
 """Devices and owners in the database: units of work on a connection, called by `store` alone."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
 from cryptography import x509
-from sqlalchemy import Connection, Row, Select, bindparam, func, insert, or_, select, update
+from sqlalchemy import Connection, Row, bindparam, func, insert, or_, select, update
 
 from brski_common.artifact import Format
 from brski_common.certificates import domain_id, idevid_issuer, serial_number, spki_sha256, to_der
 from brski_common.errors import Refused, Unknown
+from brski_common.prepared import Prepared
 from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin
 from brski_masa.schema import audit_log, devices, identities, owners, ownerships
 
@@ -46,7 +47,9 @@ _DEVICE_COLUMNS = (
 _JOINED = devices.outerjoin(owners, owners.c.id == devices.c.owner_id).outerjoin(
     identities, identities.c.owner_id == owners.c.id
 )
-_BY_SERIAL = select(*_DEVICE_COLUMNS).select_from(_JOINED).where(devices.c.serial_number == bindparam("serial"))
+_BY_SERIAL = Prepared(
+    select(*_DEVICE_COLUMNS).select_from(_JOINED).where(devices.c.serial_number == bindparam("serial"))
+)
 _IDENTITY_COLUMNS = (identities.c.owner_id, identities.c.kind, identities.c.value, identities.c.certificate)
 _IDENTITIES = select(*_IDENTITY_COLUMNS).where(
     or_(
@@ -69,7 +72,7 @@ _FORMER = (
 
 def find_devices(connection: Connection, serial: str) -> list[Device]:
     """The devices with a serial number, with owners and their identities."""
-    return _grouped(connection, _BY_SERIAL, {"serial": serial})
+    return _grouped(_BY_SERIAL.all(connection, {"serial": serial}))
 
 
 def list_devices(connection: Connection, serial: str | None, owner: str | None, limit: int) -> list[Device]:
@@ -81,7 +84,7 @@ def list_devices(connection: Connection, serial: str | None, owner: str | None, 
         chosen = chosen.where(owners.c.name == owner)
     chosen = chosen.order_by(devices.c.id.desc()).limit(limit)
     statement = select(*_DEVICE_COLUMNS).select_from(_JOINED).where(devices.c.id.in_(chosen))
-    return _grouped(connection, statement.order_by(devices.c.id.desc()), {})
+    return _grouped(connection.execute(statement.order_by(devices.c.id.desc())))
 
 
 def register(
@@ -146,10 +149,10 @@ def _insert_device(connection: Connection, certificate: x509.Certificate, now: d
     return int(connection.execute(statement.returning(devices.c.id)).scalar_one())
 
 
-def _grouped(connection: Connection, statement: Select[*tuple[Any, ...]], parameters: dict[str, Any]) -> list[Device]:
+def _grouped(rows: Iterable[AnyRow]) -> list[Device]:
     """One row for each identity of the owner; they become one device."""
     grouped: dict[int, list[AnyRow]] = {}
-    for row in connection.execute(statement, parameters):
+    for row in rows:
         grouped.setdefault(row.id, []).append(row)
     return [_device(rows) for rows in grouped.values()]
 

@@ -22,6 +22,7 @@ from sqlalchemy import Connection, bindparam, delete, func, insert, select
 from brski_common.certificates import load_certificate
 from brski_common.database import Database
 from brski_common.errors import Refused, Unknown
+from brski_common.prepared import Prepared
 from brski_common.voucher import Assertion
 from brski_masa import registry
 from brski_masa.audit import FIRST, Entry, Link, digest
@@ -33,11 +34,11 @@ MIGRATIONS: Final = "brski_masa.migrations"
 CHAIN_LOCK: Final = 0x6D617361  # PostgreSQL's advisory lock while an entry is appended
 MAX_ENTRIES_READ: Final = 1000  # of one device; older ones are only counted
 
-_NEWEST = select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1)
-_NEWEST_PIN = select(LAST_PIN).select_from(devices).where(devices.c.id == bindparam("device"))
-_INSERT_ENTRY = insert(audit_log)
+_NEWEST = Prepared(select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1))
+_NEWEST_PIN = Prepared(select(LAST_PIN.label("pin")).select_from(devices).where(devices.c.id == bindparam("device")))
+_INSERT_ENTRY = Prepared(insert(audit_log), audit_log.columns.keys())
 _OF_DEVICE = (audit_log.c.device_id == bindparam("device"), audit_log.c.number <= bindparam("up_to"))
-_ENTRIES = select(audit_log).where(*_OF_DEVICE).order_by(audit_log.c.number.desc()).limit(MAX_ENTRIES_READ)
+_ENTRIES = Prepared(select(audit_log).where(*_OF_DEVICE).order_by(audit_log.c.number.desc()).limit(MAX_ENTRIES_READ))
 _COUNT = select(func.count()).select_from(audit_log).where(*_OF_DEVICE)
 _LOCK = select(func.pg_advisory_xact_lock(CHAIN_LOCK))
 _END: Final = 2**31 - 1  # past every entry
@@ -187,12 +188,12 @@ def _append(connection: Connection, entry: Entry, claims: frozenset[bytes] | Non
     if connection.dialect.name == "postgresql":
         connection.execute(_LOCK)
     if claims is not None:
-        holder = connection.execute(_NEWEST_PIN, {"device": entry.device_id}).scalar()
-        if holder is not None and holder not in claims:
+        holder = _NEWEST_PIN.first(connection, {"device": entry.device_id})
+        if holder is not None and holder.pin is not None and holder.pin not in claims:
             raise Refused("device-claimed", f"{entry.serial_number} was claimed by another domain")
-    newest = connection.execute(_NEWEST).first()
+    newest = _NEWEST.first(connection, {})
     number, previous = (newest.number + 1, newest.hash) if newest else (1, FIRST)
-    connection.execute(_INSERT_ENTRY, _columns(number, entry) | {"hash": digest(previous, number, entry)})
+    _INSERT_ENTRY.change(connection, _columns(number, entry) | {"hash": digest(previous, number, entry)})
     return int(number)
 
 
@@ -239,7 +240,7 @@ def _link(row: AnyRow) -> Link:
 
 def _entries(connection: Connection, device_id: int, up_to: int | None) -> tuple[list[Entry], int]:
     parameters = {"device": device_id, "up_to": _END if up_to is None else up_to}
-    found = [_entry(row) for row in connection.execute(_ENTRIES, parameters)]
+    found = [_entry(row) for row in _ENTRIES.all(connection, parameters)]
     if len(found) < MAX_ENTRIES_READ:
         return found, 0
     return found, int(connection.execute(_COUNT, parameters).scalar_one()) - len(found)

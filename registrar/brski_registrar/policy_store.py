@@ -16,6 +16,7 @@ from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select
 
 from brski_common.database import Database
 from brski_common.errors import BrskiError, Malformed, Misconfigured, Unknown
+from brski_common.prepared import Prepared
 from brski_registrar.identity import Maker, Trust
 from brski_registrar.policy import Admission, DomainPolicy, Manufacturer, read_record, write_record
 from brski_registrar.schema import admissions, policies, policy_revision
@@ -35,8 +36,10 @@ _FORGET_POLICY: Final = delete(policies).where(
     policies.c.kind == bindparam("b_kind"), policies.c.name == bindparam("b_name")
 )
 _NEW_POLICY: Final = insert(policies)
-_ADMISSION: Final = select(admissions).where(
-    admissions.c.manufacturer == bindparam("manufacturer"), admissions.c.serial_number == bindparam("serial_number")
+_ADMISSION: Final = Prepared(
+    select(admissions).where(
+        admissions.c.manufacturer == bindparam("manufacturer"), admissions.c.serial_number == bindparam("serial_number")
+    )
 )
 _ADMISSIONS: Final = (
     select(admissions)
@@ -177,8 +180,8 @@ class PolicyView:
 def read_admission(connection: Connection, manufacturer: str, serial_number: str) -> Admission | None:
     """The entry of one device, inside somebody's unit of work."""
     values = {"manufacturer": manufacturer, "serial_number": serial_number}
-    row = connection.execute(_ADMISSION, values).mappings().first()
-    return None if row is None else _admission(row)
+    row = _ADMISSION.first(connection, values)
+    return None if row is None else _admission(row._asdict())
 
 
 def _revision(connection: Connection) -> int:

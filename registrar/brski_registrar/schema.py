@@ -25,6 +25,7 @@ from sqlalchemy import (
 )
 
 from brski_common.database import UtcTime
+from brski_common.prepared import Prepared
 from brski_registrar.lifecycle import State
 from brski_registrar.records import Device, Entry, Issued, StoredVoucher
 
@@ -115,10 +116,12 @@ journal = Table(
 
 # Statements, built once: a statement built anew for every call costs four times its execution.
 
-BY_PLEDGE: Final = select(devices).where(
-    devices.c.manufacturer == bindparam("manufacturer"),
-    devices.c.serial_number == bindparam("serial_number"),
-    devices.c.issuer == bindparam("issuer"),
+BY_PLEDGE: Final = Prepared(
+    select(devices).where(
+        devices.c.manufacturer == bindparam("manufacturer"),
+        devices.c.serial_number == bindparam("serial_number"),
+        devices.c.issuer == bindparam("issuer"),
+    )
 )
 BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
 BY_SERIAL: Final = (
@@ -134,17 +137,17 @@ SILENT: Final = (
     .order_by(devices.c.changed_at)
     .limit(MAX_LISTED)
 )
-NEW_DEVICE: Final = insert(devices)
 ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
 ASKED_COLUMNS: Final = (
     *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
     *ADVANCED_COLUMNS,
 )
 NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *ASKED_COLUMNS)
+NEW_DEVICE: Final = Prepared(insert(devices), NEW_COLUMNS)
 ASK: Final = (
     update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in ASKED_COLUMNS})
 )
-ADVANCE: Final = (
+ADVANCE: Final = Prepared(
     update(devices)
     .where(
         devices.c.id == bindparam("b_id"),
@@ -153,7 +156,7 @@ ADVANCE: Final = (
     )
     .values({name: bindparam(name) for name in ADVANCED_COLUMNS})
 )
-NEW_VOUCHER: Final = insert(vouchers)
+NEW_VOUCHER: Final = Prepared(insert(vouchers), vouchers.columns.keys()[1:])
 VOUCHER_FOR: Final = (
     select(vouchers)
     .where(vouchers.c.device_id == bindparam("device_id"), vouchers.c.pvr_sha256 == bindparam("pvr_sha256"))
@@ -163,7 +166,6 @@ VOUCHER_FOR: Final = (
 VOUCHERS: Final = (
     select(vouchers).where(vouchers.c.device_id == bindparam("device_id")).order_by(vouchers.c.id).limit(MAX_LISTED)
 )
-NEW_CERTIFICATE: Final = insert(certificates)
 ISSUED: Final = select(certificates).where(certificates.c.fingerprint == bindparam("fingerprint"))
 ISSUED_FOR: Final = (
     select(certificates)
@@ -183,7 +185,8 @@ REVOKE: Final = (
     .values(revoked_at=bindparam("revoked_at"))
 )
 ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
-NEW_ENTRY: Final = insert(journal)
+NEW_CERTIFICATE: Final = Prepared(insert(certificates), ISSUED_COLUMNS)
+NEW_ENTRY: Final = Prepared(insert(journal), journal.columns.keys()[1:])
 JOURNAL: Final = (
     select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
 )

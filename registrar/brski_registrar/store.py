@@ -99,13 +99,12 @@ class Store:
             device = _device_asking(pledge, asked, state, change, before)
             if before is None:
                 values = {name: getattr(device, name) for name in schema.NEW_COLUMNS}
-                (device_id,) = connection.execute(schema.NEW_DEVICE, values).inserted_primary_key or (0,)
-                device = replace(device, id=device_id)
+                device = replace(device, id=schema.NEW_DEVICE.insert(connection, values))
             else:
                 values = {name: getattr(device, name) for name in schema.ASKED_COLUMNS}
                 connection.execute(schema.ASK, values | {"b_id": device.id})
             if voucher is not None:
-                connection.execute(schema.NEW_VOUCHER, _voucher_values(device, voucher, assertion, change.now))
+                schema.NEW_VOUCHER.insert(connection, _voucher_values(device, voucher, assertion, change.now))
             _write_notes(connection, device, change)
             return device
 
@@ -145,7 +144,7 @@ class Store:
 
         def unit(connection: Connection) -> Device:
             after = _advance(connection, device, change)
-            connection.execute(schema.NEW_CERTIFICATE, values)
+            schema.NEW_CERTIFICATE.change(connection, values)
             return after
 
         after = self._remember(await self.database.write(unit))
@@ -215,7 +214,7 @@ def _device(connection: Connection, pledge: Pledge) -> Device | None:
         "serial_number": pledge.serial_number,
         "issuer": pledge.issuer.hex(),
     }
-    row = connection.execute(schema.BY_PLEDGE, values).first()
+    row = schema.BY_PLEDGE.first(connection, values)
     return None if row is None else as_record(Device, row)
 
 
@@ -281,7 +280,7 @@ def _changed(connection: Connection, device: Device, change: Change) -> Device |
     )
     values = {name: getattr(after, name) for name in schema.ADVANCED_COLUMNS}
     known = {"b_id": device.id, "b_state": device.state, "b_csr_sha256": device.csr_sha256}
-    if connection.execute(schema.ADVANCE, values | known).rowcount != 1:
+    if schema.ADVANCE.change(connection, values | known) != 1:
         return None
     _write_notes(connection, after, change)
     return after
@@ -313,5 +312,5 @@ def _write_notes(connection: Connection, device: Device, change: Change) -> None
         }
         for note in change.notes
     ]
-    if entries:
-        connection.execute(schema.NEW_ENTRY, entries if len(entries) > 1 else entries[0])
+    for entry in entries:
+        schema.NEW_ENTRY.insert(connection, entry)
