@@ -62,7 +62,7 @@ async def _serve(folder: Path, pledges: int) -> None:
     async with Crew(stage.logs) as crew:
         services, devices = await demo.start_services(crew, stage, pledges, view, others=True)
         _write(folder / "demo.json", demo.document(stage, services, devices))
-        view.service("demo.json", f"is complete: {folder / 'demo.json'}; stop with Ctrl-C or SIGTERM")
+        view.ready(f"everything is named in {folder / 'demo.json'}; stop with Ctrl-C or SIGTERM")
         fallen = await crew.fallen()
     raise Misconfigured("service-ended", f"{fallen.name} ended by itself; {fallen.last_words()}")
 

@@ -68,6 +68,10 @@ class PlainView:
         """Print a line."""
         self._print(name, "listens", detail)
 
+    def ready(self, detail: str) -> None:
+        """Print a line: everything listens."""
+        self._print("demo", "is ready", detail)
+
     def step(self, journey: Journey, step: Step) -> None:
         """Print a line."""
         self._print(journey.serial, title_of(step.step).text, step.detail)

@@ -1,5 +1,7 @@
 """How `brski inspect` looks on a terminal: what it is, what it says, what was checked."""
 
+import base64
+import binascii
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
@@ -7,11 +9,20 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from brski_common.certificates import fingerprint, load_certificate
+from brski_common.errors import BrskiError
 from brski_common.strictjson import JsonValue
+from brski_common.voucher import LEAVES, Kind
+from brski_interop import terms
 from brski_interop.inspection import Report
 
 NOTHING = "-"
 MAX_VALUE = 76  # characters of one value; `--json` shows all of it
+MAX_BINARY = 40  # characters of base64: enough to tell two apart
+MAX_FINGERPRINT = 16  # hex digits, likewise
+
+# The members that are base64: of vouchers and their requests, and of join proxy messages.
+_BINARIES = {leaf.yang for leaf in LEAVES if leaf.kind in {Kind.BINARY, Kind.BINARY_LIST}} | {"header", "content"}
 
 _TITLES = {
     "voucher": "Voucher",
@@ -74,7 +85,21 @@ def _flatten(content: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tup
                 inner = item if isinstance(item, Mapping) else {"": item}
                 yield from _flatten(inner, f"{prefix}{key}[{index}].")
         else:
-            yield f"{prefix}{key}", _short(value)
+            yield f"{prefix}{key}", _binary(key, value) if key in _BINARIES else _short(value)
+
+
+def _binary(key: str, value: JsonValue) -> str:
+    """A certificate by its subject and fingerprint, anything else by its first characters."""
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "; ".join(_binary(key, item) for item in value) or NOTHING
+    text = str(value)
+    try:
+        certificate = load_certificate(base64.b64decode(text, validate=True)) if key.endswith("-cert") else None
+    except (BrskiError, binascii.Error, ValueError):
+        certificate = None
+    if certificate is not None:
+        return f"{terms.name(certificate.subject)}, sha256 {fingerprint(certificate).hex()[:MAX_FINGERPRINT]}…"
+    return _cut(text, MAX_BINARY)
 
 
 def _short(value: JsonValue) -> str:
@@ -82,5 +107,8 @@ def _short(value: JsonValue) -> str:
         return ", ".join(str(item) for item in value) or NOTHING
     if value is None or isinstance(value, bool):
         return {True: "yes", False: "no", None: NOTHING}[value]
-    text = str(value)
-    return text if len(text) <= MAX_VALUE else f"{text[:MAX_VALUE]}… ({len(text)} characters)"
+    return _cut(str(value), MAX_VALUE)
+
+
+def _cut(text: str, limit: int) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"

@@ -1,6 +1,7 @@
 """`brski inspect` on the specifications' own artefacts, good and bad, and on bytes that are none of them."""
 
 import base64
+import io
 import json
 import time
 from datetime import UTC, datetime
@@ -11,16 +12,18 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 from typer.testing import CliRunner
 
 from brski_common import artifact, cms, der, signatures
 from brski_common.artifact import Format
-from brski_common.certificates import public_key_info, to_der, to_pem
+from brski_common.certificates import fingerprint, public_key_info, to_der, to_pem
 from brski_common.errors import BrskiError, Malformed
 from brski_common.paths import Anchors
 from brski_common.signatures import Scheme
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_interop.__main__ import app
+from brski_interop.inspect_view import show
 from brski_interop.inspection import Check, Report, inspect
 from tests.support.vectors import vector, vector_path
 from tests.support.world import NOW, Domain, Manufacturer, key_for
@@ -326,6 +329,25 @@ def test_the_command_prints_the_contracts_object(tmp_path: Path, voucher: bytes)
     assert code == 0
     assert set(shown) == {"kind", "format", "content", "signature", "signer", "trust", "findings"}
     assert (shown["kind"], shown["trust"], shown["content"]["serial-number"]) == ("voucher", "trusted", "SN-1")
+
+
+def test_people_see_whose_certificate_it_is_and_little_of_other_binaries() -> None:
+    pinned = Domain().root.certificate
+    request = VoucherRequest(
+        serial_number="SN-1",
+        proximity_registrar_cert=to_der(pinned),
+        agent_sign_cert=(to_der(pinned), b"no certificate, but long enough to be cut off"),
+        idevid_issuer=bytes(100),
+    )
+    out = io.StringIO()
+    report = inspect(artifact.sign(request, Format.CMS, Manufacturer().idevid("SN-1")), UNCHECKED)
+    show(report, Console(file=out, width=200))
+    lines = {words[1]: " ".join(words[2:-1]) for line in out.getvalue().splitlines() if len(words := line.split()) > 2}
+    named = f"{pinned.subject.rfc4514_string()}, sha256 {fingerprint(pinned).hex()[:16]}…"
+    assert lines["proximity-registrar-cert"] == named
+    assert lines["agent-sign-cert"].startswith(f"{named}; bm8gY2VydGlm")
+    assert lines["idevid-issuer"] == f"{'A' * 40}… (136 characters)"
+    assert report.content["proximity-registrar-cert"] == base64.b64encode(to_der(pinned)).decode()
 
 
 def test_the_command_reads_standard_input_and_shows_people_a_panel(voucher: bytes) -> None:
