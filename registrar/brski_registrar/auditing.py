@@ -30,11 +30,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
-    """What the registrar knows besides: its own domainIDs, the nonce of its voucher, and when the device was bought."""
+    """What the registrar knows besides: its own domainIDs, the nonce of its voucher, and when the device was bought.
+
+    `own_nonces` are those of all vouchers that the device got here; None where nobody looked.
+    """
 
     own_domains: Collection[bytes]
     nonce: str | None
     purchased_on: datetime | None = None
+    own_nonces: Collection[str] | None = None
 
 
 def judge(log: AuditLog, policy: AuditPolicy, context: Context) -> tuple[Finding, ...]:
@@ -54,6 +58,7 @@ def _findings(log: AuditLog, policy: AuditPolicy, context: Context) -> Iterator[
         own = event.domain_id in context.own_domains
         yield from _about_domain(event, own, known, policy)
         yield from _about_event(event, policy, context)
+        yield from _about_own_nonce(event, own, policy, context)
     if not any(event.domain_id in context.own_domains and event.nonce == context.nonce for event in log.events):
         detail = "our own voucher is not in it"
         yield Finding(policy.own_entry_missing, "audit-log-own-entry-missing", detail)
@@ -72,6 +77,21 @@ def _about_domain(event: AuditEvent, own: bool, known: set[bytes], policy: Audit
     if event.nonce is None:
         treatment = policy.own_nonceless if own else policy.foreign_nonceless
         yield Finding(treatment, "audit-log-nonceless", _shown(event))
+
+
+def _about_own_nonce(event: AuditEvent, own: bool, policy: AuditPolicy, context: Context) -> Iterator[Finding]:
+    """A voucher in our name that we never had: somebody has our identity, a MASA is lax, or an answer got lost."""
+    if not own or event.nonce in {None, context.nonce} or context.own_nonces is None:
+        return
+    if event.nonce not in context.own_nonces:
+        yield Finding(policy.own_nonce_unknown, "audit-log-own-nonce-unknown", _shown(event))
+
+
+def unexplained(log: AuditLog, context: Context) -> bool:
+    """Whether the log has vouchers for our own domain with another nonce, which earlier vouchers may explain."""
+    return any(
+        event.domain_id in context.own_domains and event.nonce not in {None, context.nonce} for event in log.events
+    )
 
 
 def _about_event(event: AuditEvent, policy: AuditPolicy, context: Context) -> Iterator[Finding]:

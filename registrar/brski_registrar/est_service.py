@@ -123,7 +123,7 @@ class EstService:
             await self._note(device, Note("renew-refused", error.reason, error.detail), peer)
             raise
         certificate = await authority.issue(csr, wanted)
-        await self._record(device, certificate, enrolling.request_hash(csr), Event.RENEW, peer)
+        await self._record(device, certificate, enrolling.request_hash(csr), Event.RENEW, peer, renews=current)
         return certificate
 
     async def enroll_status(self, report: Telemetry, peer: Peer | None) -> None:
@@ -223,12 +223,19 @@ class EstService:
         await self._store.advance(device, change)
 
     async def _record(
-        self, device: Device, certificate: x509.Certificate, csr_hash: str, event: Event, peer: Peer | None
+        self,
+        device: Device,
+        certificate: x509.Certificate,
+        csr_hash: str,
+        event: Event,
+        peer: Peer | None,
+        *,
+        renews: x509.Certificate | None = None,
     ) -> None:
         note = Note(f"certificate-{event}", "", f"serial {certificate.serial_number:x}")
         now, address = self._registrar.clock(), address_of(peer)
         change = Change(events=(event,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
-        await self._store.certificate(device, certificate, change)
+        await self._store.certificate(device, certificate, change, renews=renews)
 
     async def _note(self, device: Device, note: Note, peer: Peer | None) -> None:
         change = Change(

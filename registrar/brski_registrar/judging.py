@@ -1,7 +1,7 @@
 """Fetch a device's audit log and say what follows from it (RFC 8995, 5.8): the order of it, `auditing` decides."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from brski_common.artifact import Format
@@ -15,6 +15,7 @@ from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Treatment
 from brski_registrar.policy_store import Policy, PolicyStore
 from brski_registrar.records import Device, Note
+from brski_registrar.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,8 @@ class Verdict:
 class Judge:
     """Reads audit logs for a registrar."""
 
-    def __init__(self, masa: MasaClient, policies: PolicyStore, credential: Credential) -> None:
-        self._masa, self._policies, self._credential = masa, policies, credential
+    def __init__(self, masa: MasaClient, store: Store, policies: PolicyStore, credential: Credential) -> None:
+        self._masa, self._store, self._policies, self._credential = masa, store, policies, credential
         # The MASA may have pinned any certificate of our chain (RFC 8995, 5.8.2).
         self._own_domains = frozenset(map(domain_id, credential.chain))
 
@@ -64,6 +65,8 @@ class Judge:
             return _treated(rules.log_unreachable, "audit-log-unreachable", str(error))
         purchased_on = admission.purchased_on if admission else None
         context = Context(own_domains=self._own_domains, nonce=device.nonce, purchased_on=purchased_on)
+        if auditing.unexplained(log, context):
+            context = replace(context, own_nonces=await self._store.nonces(device.id))
         return auditing.judge(log, rules, context)
 
     def _request(self, maker: Maker, device: Device, now: datetime) -> bytes:

@@ -79,6 +79,7 @@ class AuditPolicy:
     unexpected_domain: Treatment = Treatment.REFUSE
     foreign_nonceless: Treatment = Treatment.REFUSE  # somebody else's, in a known domain too: he may reset the device
     own_nonceless: Treatment = Treatment.NOTE
+    own_nonce_unknown: Treatment = Treatment.NOTE  # in our name, with a nonce that no voucher here ever had
     before_purchase: Treatment = Treatment.REFUSE
     assertions: tuple[str, ...] = ("verified", "logged", "proximity", "agent-proximity")
     unexpected_assertion: Treatment = Treatment.REFUSE

@@ -1,6 +1,6 @@
 """What the registrar remembers, as values: devices, vouchers, certificates, the journal, and what changes them.
 
-`Device`, `StoredVoucher`, `Issued` and `Entry` have the columns of their tables, in the same order (`schema`).
+`Device`, `StoredVoucher`, `Issued`, `Entry` and `Knock` have the columns of their tables, in the same order (`schema`).
 """
 
 from dataclasses import dataclass
@@ -73,6 +73,25 @@ class Entry:
     reason: str
     detail: str
     address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """Somebody who was turned away before he was known as a device; who is not `is_known` may have lied about himself.
+
+    `fingerprint` is that of his certificate, hex; `manufacturer` of an unknown one is what his certificate says.
+    """
+
+    fingerprint: str
+    is_known: bool
+    manufacturer: str
+    serial_number: str
+    reason: str
+    detail: str
+    address: str
+    first_at: datetime
+    last_at: datetime
+    count: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 import sqlalchemy
 from sqlalchemy import (
+    Boolean,
     Column,
     Integer,
     LargeBinary,
@@ -27,7 +28,7 @@ from sqlalchemy import (
 from brski_common.database import UtcTime
 from brski_common.prepared import Prepared
 from brski_registrar.lifecycle import State
-from brski_registrar.records import Device, Entry, Issued, StoredVoucher
+from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 
 MAX_LISTED: Final = 1000  # rows of one listing
 
@@ -114,6 +115,21 @@ journal = Table(
     Column("address", String),
 )
 
+knocks = Table(
+    "knocks",
+    metadata,
+    Column("fingerprint", String, primary_key=True),
+    Column("is_known", Boolean),
+    Column("manufacturer", String),
+    Column("serial_number", String),
+    Column("reason", String),
+    Column("detail", Text),
+    Column("address", String),
+    Column("first_at", UtcTime),
+    Column("last_at", UtcTime),
+    Column("count", Integer),
+)
+
 # Statements, built once: a statement built anew for every call costs four times its execution.
 
 BY_PLEDGE: Final = Prepared(
@@ -179,6 +195,15 @@ ISSUED_TO: Final = (
     .order_by(certificates.c.issued_at)
     .limit(MAX_LISTED)
 )
+# Locked until the unit ends, so that nobody revokes it in between; SQLite has one writer and needs no lock.
+REVOKED_AT: Final = (
+    select(certificates.c.revoked_at)
+    .where(certificates.c.fingerprint == bindparam("fingerprint"))
+    .with_for_update(read=True)
+)
+NONCES: Final = select(vouchers.c.nonce).where(
+    vouchers.c.device_id == bindparam("device_id"), vouchers.c.nonce.is_not(None)
+)
 REVOKE: Final = (
     update(certificates)
     .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
@@ -198,7 +223,7 @@ JOURNAL_OF: Final = (
 )
 
 
-Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry)
+Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry, Knock)
 
 
 def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
@@ -215,7 +240,11 @@ _STATE = [field.name for field in fields(Device)].index("state")
 
 def _tables_and_records_agree() -> None:
     """Both are written side by side; a column in one only, or out of order, is a fault at import."""
-    for kind, table in ((Device, devices), (StoredVoucher, vouchers), (Issued, certificates), (Entry, journal)):
+    pairs = (
+        *((Device, devices), (StoredVoucher, vouchers), (Issued, certificates)),
+        *((Entry, journal), (Knock, knocks)),
+    )
+    for kind, table in pairs:
         if [field.name for field in fields(kind)] != list(table.columns.keys()):
             raise AttributeError(f"{table.name} and {kind.__name__} differ")
 

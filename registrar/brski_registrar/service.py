@@ -10,7 +10,7 @@ only their order. Vouchers are here, certificates in `est_service`.
 import asyncio
 import hashlib
 import logging
-from collections import deque
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -20,18 +20,20 @@ from cryptography import x509
 
 from brski_common import artifact
 from brski_common.artifact import Format, Verified
-from brski_common.certificates import Credential, Peer, common_name, idevid_issuer
-from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown
+from brski_common.certificates import Credential, Peer, idevid_issuer
+from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown, Untrusted
 from brski_common.telemetry import Telemetry
 from brski_common.voucher import Voucher, VoucherRequest
-from brski_registrar import lifecycle, vouchering
+from brski_registrar import knocking, lifecycle, vouchering
 from brski_registrar.flights import Flights
 from brski_registrar.identity import Maker, Pledge
 from brski_registrar.judging import Judge
+from brski_registrar.knocking import Knocking
 from brski_registrar.lifecycle import LOG_PENDING, Event, State
 from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Admission, PinHint, admit, check_source
 from brski_registrar.policy_store import Policy, PolicyView
+from brski_registrar.quotas import Quota
 from brski_registrar.records import Asked, Change, Device, Note
 from brski_registrar.store import Store
 
@@ -39,7 +41,11 @@ MASA_PATIENCE_SECONDS: Final = 20.0  # before a pledge is told to come again, wh
 MASA_RETRY_SECONDS: Final = 10.0
 STATUS_PATIENCE: Final = timedelta(seconds=60)  # for a pledge to say what it thinks of its voucher
 WATCH_SECONDS: Final = 15.0
-MAX_STRANGERS: Final = 200
+# What a device may cost in a row, and how soon again: a good one asks once, and where a MASA is late every 10 s.
+QUESTIONS_AT_ONCE: Final = 8  # voucher requests that a MASA, or a voucher that was fetched before, answers
+QUESTION_SECONDS: Final = 10.0
+REFUSALS_AT_ONCE: Final = 20  # lines in the journal
+REFUSAL_SECONDS: Final = 60.0
 
 # Faults of a MASA that may be gone in a minute.
 _PASSING: Final = frozenset({"peer-unreachable", "peer-timeout", "peer-name-not-found", "peer-disconnected"})
@@ -47,17 +53,6 @@ _PASSING: Final = frozenset({"peer-unreachable", "peer-timeout", "peer-name-not-
 _STILL_GOOD: Final = frozenset({State.VOUCHERED, State.IMPRINTED, State.APPROVED})
 
 log = logging.getLogger("brski.registrar")
-
-
-@dataclass(frozen=True, slots=True)
-class Stranger:
-    """Somebody who was turned away before he was known as a device: for the operator's eyes, not stored."""
-
-    at: datetime
-    address: str
-    subject: str
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,26 +95,24 @@ class RegistrarService:
         masa_patience: float = MASA_PATIENCE_SECONDS,
     ) -> None:
         self.store, self.policies, self.clock = store, policies, clock
-        self.strangers: deque[Stranger] = deque(maxlen=MAX_STRANGERS)
+        self.knocking = Knocking(store.database, time.monotonic)
         self.credential, self._masa, self._patience = credential, masa, masa_patience
         self._tls_certificate = tls_certificate or credential.certificate
-        self._judge = Judge(masa, policies.store, credential)
+        self._judge = Judge(masa, store, policies.store, credential)
         self._flights = Flights()
+        self._questions = Quota(QUESTIONS_AT_ONCE, QUESTION_SECONDS)
+        self._refusals = Quota(REFUSALS_AT_ONCE, REFUSAL_SECONDS)
 
     async def close(self) -> None:
         """Let go of MASAs; store and database belong to the caller."""
         await self._flights.close()
+        await self.knocking.write(at_once=True)
         await self._masa.close()
 
     async def pledge(self, peer: Peer | None) -> tuple[Policy, Pledge]:
-        """The policy now, and the device at the other end; who is none is remembered as a stranger."""
-        policy, now = await self.policies.current(), self.clock()
-        try:
-            return policy, policy.trust.pledge(peer, now)
-        except BrskiError as error:
-            subject = common_name(peer.certificate) if peer else ""
-            self.strangers.append(Stranger(now, address_of(peer), subject, error.reason, error.detail))
-            raise
+        """The policy now, and the device at the other end; raises Untrusted, Unknown."""
+        policy = await self.policies.current()
+        return policy, policy.trust.pledge(peer, self.clock())
 
     # Vouchers
 
@@ -128,7 +121,13 @@ class RegistrarService:
 
         Raises Malformed, UnsupportedFormat, Untrusted, Unknown, Refused, NotYet, PeerFailed.
         """
-        policy, pledge = await self.pledge(peer)
+        try:
+            policy, pledge = await self.pledge(peer)
+        except (Untrusted, Unknown) as error:
+            if peer is not None:
+                knock = knocking.of_stranger(peer.certificate, error, address_of(peer), self.clock())
+                await self.knocking.heard(knock)
+            raise
         digest = hashlib.sha256(raw).hexdigest()
         attempt = Attempt(policy, pledge, raw, artifact_format, digest, address_of(peer), self.clock())
         return await self._flights.join(
@@ -145,10 +144,17 @@ class RegistrarService:
             raise
         except BrskiError as error:
             log.info("no voucher for %s: %s", attempt.pledge.serial_number, error)
-            note = Note("voucher-refused", error.reason, error.detail)
-            device = await self.store.device(attempt.pledge)
-            await self.store.note(attempt.pledge, device, note, attempt.address, self.clock())
+            await self._refused(attempt, error)
             raise
+
+    async def _refused(self, attempt: Attempt, error: BrskiError) -> None:
+        """Write down that a known maker's device was refused, however often it comes."""
+        device, now = await self.store.device(attempt.pledge), self.clock()
+        if device is None or error.reason == knocking.NOT_LISTED:  # else `device list` shows it
+            await self.knocking.heard(knocking.of_pledge(attempt.pledge, error, attempt.address, now))
+        if not self._refusals.take(attempt.pledge.fingerprint, now.timestamp()):
+            note = Note("voucher-refused", error.reason, error.detail)
+            await self.store.note(attempt.pledge, device, note, attempt.address, now)
 
     async def _vouch(self, attempt: Attempt) -> bytes:
         check_source(attempt.policy.domain, attempt.address)
@@ -162,6 +168,10 @@ class RegistrarService:
             if stored is not None:
                 return vouchering.relay(stored.raw, attempt.format)
         await self._admit(attempt, admission, before)
+        wait = self._questions.take(attempt.pledge.fingerprint, attempt.now.timestamp())
+        if wait:
+            # Each answer costs a maker's MASA a signature, and a line in a log that is kept for good (RFC 8995, 5.6).
+            raise NotYet("too-many-voucher-requests", f"more than {QUESTIONS_AT_ONCE} of this device at once", wait)
         if admission is not None and admission.voucher is not None:
             return await self._deliver_prefetched(attempt, admission, admission.voucher)
         return await self._ask_masa(attempt, pvr, before)
@@ -170,7 +180,8 @@ class RegistrarService:
         try:
             admit(attempt.pledge.manufacturer, admission)
         except NotYet as error:
-            if before is None or before.state is not State.HELD:  # written once, not each time it asks again
+            is_new = before is None or before.state is not State.HELD  # written once, not each time it asks again
+            if is_new and not self._refusals.take(attempt.pledge.fingerprint, attempt.now.timestamp()):
                 note = Note("voucher-held", error.reason, error.detail)
                 await self.store.request(attempt.pledge, attempt.asked(), attempt.change((Event.HOLD,), note))
             raise
@@ -319,9 +330,10 @@ class RegistrarService:
         return len(silent)
 
     async def watch(self) -> None:
-        """Look after silent devices for as long as the registrar runs."""
+        """Look after silent devices and unwritten knocks for as long as the registrar runs."""
         while True:
             await asyncio.sleep(WATCH_SECONDS)
+            await self.knocking.write()
             try:
                 await self.check_silent()
             except BrskiError as error:

@@ -11,6 +11,7 @@ The laws of this file:
 5. Statements are built once (`schema`).
 """
 
+import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -38,6 +39,8 @@ from brski_registrar.schema import MAX_LISTED, Row, as_record
 MIGRATIONS: Final = "brski_registrar.migrations"
 MAX_DETAIL: Final = 4000  # characters of one journal line
 
+log = logging.getLogger("brski.registrar")
+
 Key = tuple[str, str, str]  # manufacturer, serial number, issuer
 
 
@@ -49,8 +52,12 @@ class Store:
         self._devices: Recent[Key, Device] = Recent(monotonic)
         self._issued: Recent[str, tuple[Issued, Key]] = Recent(monotonic)
 
-    def _remember(self, device: Device) -> Device:
+    def _remember(self, device: Device, change: Change) -> Device:
+        """Remember a device that was just written, and tell where it stands now."""
         self._devices.put(_key(device), device)
+        if change.events:
+            events, reason = ", ".join(change.events), f": {device.reason}" if device.reason else ""
+            log.info("%s of %s is %s (%s)%s", device.serial_number, device.manufacturer, device.state, events, reason)
         return device
 
     # Devices
@@ -112,11 +119,12 @@ class Store:
             device = await self.database.write(unit)
         except IntegrityError:
             device = await self.database.write(unit)  # another process was first: now it is no new device any more
-        return self._remember(device)
+        return self._remember(device, change)
 
     async def advance(self, device: Device, change: Change) -> Device:
         """Let events happen to a device; raises Refused where one is out of order, and then nothing happened."""
-        return self._remember(await self.database.write(lambda connection: _advance(connection, device, change)))
+        after = await self.database.write(lambda connection: _advance(connection, device, change))
+        return self._remember(after, change)
 
     # Vouchers and certificates
 
@@ -128,8 +136,20 @@ class Store:
         """Every voucher a device got, oldest first."""
         return await self._all(StoredVoucher, schema.VOUCHERS, device_id=device_id)
 
-    async def certificate(self, device: Device, certificate: x509.Certificate, change: Change) -> Device:
-        """Record a certificate before it is handed out; raises Refused where the device may have none (any more)."""
+    async def nonces(self, device_id: int) -> frozenset[str]:
+        """The nonces of every voucher that a device got here."""
+        found = await self.database.read(
+            lambda connection: connection.execute(schema.NONCES, {"device_id": device_id}).scalars().all()
+        )
+        return frozenset(found)
+
+    async def certificate(
+        self, device: Device, certificate: x509.Certificate, change: Change, *, renews: x509.Certificate | None = None
+    ) -> Device:
+        """Record a certificate before it is handed out; raises Refused where the device may have none (any more).
+
+        `renews` is the certificate that it follows, which must not have been revoked by now.
+        """
         issued = Issued(
             fingerprint=fingerprint(certificate).hex(),
             device_id=device.id,
@@ -143,11 +163,13 @@ class Store:
         values = {name: getattr(issued, name) for name in schema.ISSUED_COLUMNS}
 
         def unit(connection: Connection) -> Device:
+            if renews is not None:
+                _check_not_revoked(connection, renews)
             after = _advance(connection, device, change)
             schema.NEW_CERTIFICATE.change(connection, values)
             return after
 
-        after = self._remember(await self.database.write(unit))
+        after = self._remember(await self.database.write(unit), change)
         self._issued.put(issued.fingerprint, (issued, _key(after)))
         return after
 
@@ -245,6 +267,12 @@ def _device_asking(pledge: Pledge, asked: Asked, state: State, change: Change, b
         created_at=before.created_at if before else change.now,
         changed_at=change.now,
     )
+
+
+def _check_not_revoked(connection: Connection, certificate: x509.Certificate) -> None:
+    revoked_at = connection.execute(schema.REVOKED_AT, {"fingerprint": fingerprint(certificate).hex()}).scalar()
+    if revoked_at is not None:
+        raise Refused("certificate-revoked", f"on {revoked_at.isoformat()}")
 
 
 def _key(device: Device) -> Key:

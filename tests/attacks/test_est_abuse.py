@@ -325,6 +325,7 @@ async def test_two_requests_of_one_device_at_once_do_not_mix_up_their_vouchers(s
     device = await scene.device()
     async with scene.plant.connect(device) as one, scene.plant.connect(device) as two:
         for _ in range(5):
+            scene.plant.clock.advance(60)
             one.nonce, two.nonce = (f"nonce-{fresh()}-padding" for _ in range(2))
             bodies = one.pvr(), two.pvr()
             answers = await asyncio.gather(one.request_voucher(bodies[0]), two.request_voucher(bodies[1]))

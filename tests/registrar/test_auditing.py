@@ -7,7 +7,7 @@ import pytest
 
 from brski_common.auditlog import AuditEvent, AuditLog, Truncation
 from brski_common.errors import Refused
-from brski_registrar.auditing import Context, Finding, judge
+from brski_registrar.auditing import Context, Finding, judge, unexplained
 from brski_registrar.policy import AuditPolicy, Treatment
 from tests.support.world import NOW
 
@@ -102,3 +102,20 @@ def test_the_operator_reads_every_reason() -> None:
         )
     assert refused.value.detail.count(OTHER.hex()) == 4
     assert "audit-log-assertion" in refused.value.detail
+
+
+@pytest.mark.req("AL-11", "AL-13")
+def test_a_voucher_in_our_name_that_we_never_asked_for_is_told() -> None:
+    log, known = log_of(event(), event(nonce="rogue")), replace(CONTEXT, own_nonces={"n", "older"})
+    (finding,) = judge(log, AuditPolicy(), known)
+    assert (finding.treatment, finding.reason) == (Treatment.NOTE, "audit-log-own-nonce-unknown")
+    assert judge(log_of(event(), event(nonce=None)), AuditPolicy(own_nonceless=Treatment.IGNORE), known) == ()
+    assert judge(log, AuditPolicy(own_nonce_unknown=Treatment.IGNORE), known) == ()
+    with pytest.raises(Refused, match="audit-log-own-nonce-unknown"):
+        judge(log, AuditPolicy(own_nonce_unknown=Treatment.REFUSE), known)
+
+
+def test_nonces_are_looked_up_only_where_the_log_asks_for_it() -> None:
+    assert not unexplained(log_of(), CONTEXT)
+    assert not unexplained(log_of(event(nonce=None), event(domain_id=OTHER)), CONTEXT)
+    assert unexplained(log_of(event()), CONTEXT)

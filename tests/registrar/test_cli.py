@@ -359,6 +359,27 @@ async def test_a_device_is_followed_from_request_to_certificate(plant: Plant, be
     assert "voucher-requested" in human
 
 
+@pytest.mark.req("RA-02", "RA-04")
+async def test_who_was_turned_away_is_shown_until_admitted_with_the_command_for_it(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    assert await invoke("device", "knocking", *at) == []
+    stranger, unlisted = Manufacturer(name="It's Another").idevid("X-1"), plant.maker.idevid("SN-12")
+    for device in (stranger, unlisted, unlisted):
+        async with plant.connect(device) as line:
+            assert (await line.request_voucher()).status in {403, 404}
+            plant.clock.advance(1)
+    await plant.service.knocking.write(at_once=True)
+    last, first = await invoke("device", "knocking", *at)
+    assert (last["serial_number"], last["reason"], last["count"]) == ("SN-12", "device-not-allowed", 2)
+    assert (first["serial_number"], first["manufacturer"]) == ("X-1", "It's Another")
+    assert (first["reason"], first["is_known"], first["address"]) == ("manufacturer-unknown", False, "127.0.0.1")
+    assert shlex.split(first["advice"])[3] == "It's Another"
+    human = await asyncio.to_thread(lambda: run("device", "knocking", *at).stdout)
+    assert last["advice"] in human
+    assert await invoke(*shlex.split(last["advice"])[1:])
+    assert [each["serial_number"] for each in await invoke("device", "knocking", *at)] == ["X-1"]
+
+
 @pytest.mark.req("RA-06")
 async def test_a_device_that_waits_is_approved(plant: Plant, beside: Path) -> None:
     at = ("--config", beside)
@@ -439,7 +460,7 @@ def test_the_root_is_changed_from_the_command_line(config: Path) -> None:
 def verbs() -> list[list[str]]:
     group = ("device", "policy", "voucher", "cert", "ca")
     listed = {
-        "device": ("list", "show", "approve", "block", "unblock"),
+        "device": ("list", "knocking", "show", "approve", "block", "unblock"),
         "policy": ("allow", "deny", "remove", "list", "show", "domain"),
         "voucher": ("list", "prefetch"),
         "cert": ("list", "show", "revoke"),

@@ -1,6 +1,7 @@
 """The registrar's memory, on SQLite and PostgreSQL alike."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -9,7 +10,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from brski_common.certificates import Peer
+from brski_common.certificates import Peer, fingerprint
 from brski_common.database import Database
 from brski_common.errors import Misconfigured, Refused, Unknown
 from brski_registrar.identity import Maker, Pledge, Trust
@@ -254,3 +255,42 @@ def test_the_strict_choice_is_the_default_everywhere() -> None:
     rules = record_of(MAKER).audit
     assert rules.unexpected_domain is rules.foreign_nonceless is rules.log_unreachable is Treatment.REFUSE
     assert not any(getattr(record_of(MAKER), name) for name in record_of(MAKER).__slots__ if name.startswith("unsafe_"))
+
+
+async def test_a_certificate_that_was_revoked_meanwhile_is_not_renewed(database: Database) -> None:
+    """The renewal was looked at before the operator revoked, and is written after."""
+    store, pledge = Store(database), pledge_of(fresh())
+    device = await store.request(pledge, ASKED, VOUCHERED, b"voucher", "")
+    device = await store.advance(device, change(Event.IMPRINT, Event.LOG_ACCEPT))
+    plant = Domain()
+    old, new = plant.ldevid("SN-old").certificate, plant.ldevid("SN-new").certificate
+    device = await store.certificate(device, old, change(Event.ENROLL, csr_sha256="c" * 64))
+    assert await store.issued(old) is not None
+    await Store(database).revoke(fingerprint(old).hex(), NOW)  # by another process
+    with pytest.raises(Refused, match="certificate-revoked"):
+        await store.certificate(device, new, change(Event.RENEW, csr_sha256="d" * 64), renews=old)
+    assert [issued.fingerprint for issued in await store.issued_to(device.id)] == [fingerprint(old).hex()]
+    assert (await Store(database).device_by_id(device.id)).state is State.ENROLLED
+
+
+async def test_every_step_of_a_device_is_one_line_in_the_log(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, pledge = Store(database), pledge_of("SN-77")
+    with caplog.at_level(logging.INFO, "brski.registrar"):
+        device = await store.request(pledge, ASKED, VOUCHERED, b"the voucher", "")
+        device = await store.advance(device, change(Event.FAIL, reason="voucher rejected"))
+        await store.advance(device, change())
+    assert [record.getMessage() for record in caplog.records if record.name == "brski.registrar"] == [
+        "SN-77 of Example Maker is vouchered (request, voucher)",
+        "SN-77 of Example Maker is failed (fail): voucher rejected",
+    ]
+
+
+async def test_the_nonces_of_a_devices_vouchers(database: Database) -> None:
+    store, pledge = Store(database), pledge_of(fresh())
+    assert await store.nonces(1) == frozenset()
+    device = await store.request(pledge, ASKED, VOUCHERED, b"voucher", "")
+    for nonce in ("two", None):
+        device = await store.request(pledge, replace(ASKED, nonce=nonce), VOUCHERED, b"voucher", "")
+    assert await store.nonces(device.id) == {"nonce", "two"}

@@ -14,6 +14,7 @@ from brski_common.certificates import Credential, idevid_issuer, load_certificat
 from brski_common.errors import NotYet, PeerFailed, Refused, Unknown
 from brski_common.paths import Anchors, build_path
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
+from brski_registrar.knocking import turned_away
 from brski_registrar.lifecycle import State
 from brski_registrar.policy import Admission, Admit, PinHint
 from tests.support.plant import BRSKI, CMS, Line, Plant, reason_of
@@ -175,7 +176,8 @@ async def test_a_device_of_an_unknown_maker_is_not_found(plant: Plant) -> None:
     async with plant.connect(stranger) as line:
         response = await line.request_voucher()
     assert (response.status, reason_of(response)) == (404, "manufacturer-unknown")
-    assert plant.service.strangers[-1].reason == "manufacturer-unknown"
+    (knock,) = await turned_away(plant.store.database)
+    assert (knock.reason, knock.manufacturer, knock.is_known) == ("manufacturer-unknown", "Counterfeit Maker", False)
     assert await plant.store.journal() == ()
 
 

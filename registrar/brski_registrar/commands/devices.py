@@ -1,6 +1,7 @@
 """`device`, `voucher` and `cert`: what became of each device, and the operator's say in it."""
 
 import getpass
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
@@ -20,9 +21,10 @@ from brski_registrar.commands.opening import (
     desk,
     find_device,
 )
+from brski_registrar.knocking import NOT_LISTED, turned_away
 from brski_registrar.lifecycle import State
 from brski_registrar.policy import ASK_AGAIN_SECONDS
-from brski_registrar.records import Device, Entry, Issued, StoredVoucher
+from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
 
 # What an approval leads to, by the state that the device is in then.
@@ -31,6 +33,7 @@ _NEXT: Final = {
     State.CLEARED: f"will get its certificate at its next try, within {ASK_AGAIN_SECONDS:g} seconds",
     State.APPROVED: "may enroll: its audit log is overruled",
 }
+MAX_ADVICE: Final = 10  # lines
 FORMATS: Final = {each.name.lower(): each for each in Format}
 
 devices = cli.application("The devices that asked to join, and the journal about each.")
@@ -58,6 +61,29 @@ def list_devices(
         as_json,
         lambda: cli.table(columns, rows, empty="no device has asked yet"),
     )
+
+
+@devices.command("knocking", epilog="Example: `brski-registrar device knocking`")
+def list_knocking(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
+    """List who was turned away and has not been admitted since, the last first; what a stranger says may be a lie."""
+
+    async def work() -> tuple[Knock, ...]:
+        async with desk(config) as at:
+            return await turned_away(at.store.database)
+
+    found = cli.run_async(work())
+    rows = [
+        (each.serial_number, _maker(each), each.reason, each.address, each.first_at, each.last_at, each.count)
+        for each in found
+    ]
+    columns = ("serial number", "manufacturer", "reason", "from", "first", "last", "times")
+
+    def human() -> None:
+        cli.table(columns, rows, empty="nobody was turned away who still waits")
+        for advice in list(dict.fromkeys(filter(None, (_advice(each, config) for each in found))))[:MAX_ADVICE]:
+            cli.show(f"to admit it:  {cli.cell(advice)}")
+
+    cli.answer([asdict(each) | {"advice": _advice(each, config)} for each in found], as_json, human)
 
 
 @devices.command("show", epilog="Example: `brski-registrar device show SN-0001`")
@@ -241,6 +267,22 @@ def _done(device: Device, words: str, as_json: bool) -> None:
     cli.answer(
         _device_facts(device), as_json, lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state}")
     )
+
+
+def _maker(knock: Knock) -> str:
+    return knock.manufacturer if knock.is_known else f"{knock.manufacturer}?"
+
+
+def _advice(knock: Knock, config: Path) -> str:
+    """The command that would let somebody in; empty where no command would."""
+    at = f"--config {shlex.quote(str(config))}"
+    command = f"brski-registrar policy allow {shlex.quote(knock.manufacturer or 'NAME')} {at}"
+    if knock.reason == NOT_LISTED:
+        return f"{command} --serial {shlex.quote(knock.serial_number)}"
+    if knock.reason == "manufacturer-unknown":
+        masa = "--masa-tls-anchors tls.pem --masa-host masa.example:9443"
+        return f"{command} --idevid-anchors manufacturer.pem {masa} --serial {shlex.quote(knock.serial_number)}"
+    return ""
 
 
 def _operator() -> str:
