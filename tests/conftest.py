@@ -9,6 +9,12 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from tests.support import conformance
+from tests.support.bouncycastle import bouncycastle
+from tests.support.postgres import database_url, postgresql_server
+from tests.support.softhsm import softhsm
+
+# The peers that are made once for a whole process: a room that imported them anew would get its own.
+__all__ = ["bouncycastle", "database_url", "postgresql_server", "softhsm"]
 
 MATRIX = conformance.load()
 

@@ -11,10 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.bouncycastle import bouncycastle
 from tests.support.foreign import ForeignPledge
-
-__all__ = ["bouncycastle"]
 
 START_SECONDS = 60.0
 PLEDGES = 12

@@ -6,10 +6,6 @@ from pathlib import Path
 import pytest
 
 from tests.support.plant import Plant
-from tests.support.postgres import database_url, postgresql_server
-from tests.support.softhsm import softhsm
-
-__all__ = ["database_url", "plant", "postgresql_server", "softhsm"]
 
 
 @pytest.fixture

