@@ -102,7 +102,9 @@ def _add_nothing(_: argparse.ArgumentParser) -> None:
 def _add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--certificate", type=Path, metavar="PEM", help="the IDevID and its chain, leaf first")
     parser.add_argument(
-        "--key", metavar="URI", help="file with the IDevID's key; for a key in a token see pledge/README.md"
+        "--key",
+        metavar="PATH",
+        help="file with the IDevID's key: the built-in TLS has to read it; a key in a token needs the device's own TLS",
     )
     parser.add_argument("--voucher-anchors", type=Path, metavar="PEM", help="who may sign vouchers")
     parser.add_argument("--trusted-clock", action="store_true", default=None, help="believe this machine's clock")

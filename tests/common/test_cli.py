@@ -61,6 +61,35 @@ def test_a_listing_is_a_table_or_json() -> None:
     assert machine == '[{"serial": "A\\u001b[2J", "at": "2026-11-21T00:00:00Z", "id": "0102"}]\n'
 
 
+WORDS = (("number", "owner", "domain-id"), [[1, "Example Plant", bytes(20)], [2, "Ex", bytes(20)]])
+
+
+def shown(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(cli, "PIPE_WIDTH", width)
+    cli.table(*WORDS, empty="none")
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 60, 61, 62, 66, 67, 160])
+def test_no_width_cuts_or_breaks_a_word_of_a_table(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = shown(width, monkeypatch, capsys)
+    assert out.count("00" * 20) == 2
+    assert "…" not in out
+    assert {"number", "owner", "domain-id", "Example", "Plant"} <= set(out.split())
+    if width >= 61:
+        assert max(map(len, out.splitlines())) <= width
+
+
+def test_a_table_that_fits_stands_in_lines_one_that_does_not_in_blocks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "Example Plant" in shown(160, monkeypatch, capsys)
+    assert "Example Plant" not in shown(66, monkeypatch, capsys), "the line breaks between words"
+    assert "number     1\nowner      Example Plant\ndomain-id  00" in shown(40, monkeypatch, capsys)
+
+
 def test_an_empty_listing_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     cli.table(("serial",), [], empty="no device has asked yet")
     assert capsys.readouterr().out == "no device has asked yet\n"
