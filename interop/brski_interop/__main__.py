@@ -33,7 +33,9 @@ def brski() -> None:
 
 @app.command(epilog="Example: `brski inspect voucher.vcj --anchor masa.pem --at 2026-11-21T12:00:00Z`")
 def inspect(
-    file: Annotated[Path, typer.Argument(help="The artefact's file, or - for standard input.", allow_dash=True)],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The artefact's file, or - for standard input.", allow_dash=True)
+    ],
     anchor: Annotated[list[Path] | None, typer.Option(help="Trust anchors, PEM. May be repeated.")] = None,
     at: Annotated[str | None, typer.Option(help="Check dates at this time (RFC 3339), not now.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
