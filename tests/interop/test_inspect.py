@@ -4,6 +4,7 @@ import base64
 import io
 import json
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -290,7 +291,7 @@ def test_an_incomplete_chain_is_a_matter_of_trust_not_of_signature(voucher: byte
 
 @given(st.binary(max_size=400))
 def test_any_bytes_raise_only_the_suites_errors(data: bytes) -> None:
-    with pytest.raises(BrskiError):
+    with suppress(BrskiError):  # an empty SEQUENCE, for one, is a sound csrattrs answer
         inspect(b"\x30" + data, UNCHECKED)
 
 
