@@ -1,6 +1,6 @@
 """What must hold of signatures and paths, whatever a fuzzer did to the bytes around them."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from functools import cache
 
@@ -46,20 +46,23 @@ def reader(artifact_format: Format) -> Callable[[bytes], object]:
 
 @cache
 def _originals(artifact_format: Format) -> tuple[tuple[VoucherData, x509.Certificate], ...]:
-    """What was signed, and by whom: also below a countersignature, which may be taken away."""
+    """What was signed, and by whom."""
     found = []
     for seed in seeds.signed(artifact_format):
         with suppress(BrskiError):
             parsed = artifact.parse_any(seed, artifact_format)
-            several = isinstance(parsed.envelope, jws.SignedJson) and len(parsed.envelope.signatures) > 1
-            signers = _each(parsed.envelope) if several else (parsed.verify(seeds.anchors(), None).signer,)
-            found += [(parsed.claimed, signer) for signer in signers]
+            found += [(parsed.claimed, signer) for signer in _signers_of(parsed)]
     return tuple(found)
 
 
-def _each(envelope: artifact.Envelope) -> Sequence[x509.Certificate]:
-    assert isinstance(envelope, jws.SignedJson)
-    return jws.verify_each(envelope)
+def _signers_of(parsed: artifact.Unverified[VoucherData]) -> Iterator[x509.Certificate]:
+    """Whoever signed: also below a countersignature, which may go, and without certificates, which may come."""
+    if isinstance(parsed.envelope, jws.SignedJson) and len(parsed.envelope.signatures) > 1:
+        yield from jws.verify_each(parsed.envelope)
+        return
+    for certificate in map(load_certificate, seeds.certificate_seeds()):
+        with suppress(BrskiError):
+            yield parsed.verify_signed_by(certificate).signer
 
 
 def _check_envelope(data: bytes, envelope: artifact.Envelope) -> None:
