@@ -32,7 +32,7 @@ ID_KP_CLIENT_AUTH = ObjectIdentifier("1.3.6.1.5.5.7.3.2")
 
 MAX_CERTIFICATE_BYTES = 16 * 1024
 MAX_PEM_BYTES = 1024 * 1024
-PARSED_CERTIFICATES = 256  # how many are kept: a pledge's is met four times in one onboarding, and then never again
+PARSED_CERTIFICATES = 128  # how many are kept: a pledge's is met four times in one onboarding, and then never again
 
 # A hostile peer shall not write to our standard error. What the first warns of is refused by `load_certificate`;
 # the second is about name attributes longer or shorter than their type allows, which decides nothing here.

@@ -37,7 +37,7 @@ MAX_PATH_CERTIFICATES = 8
 MAX_LINKS_TRIED = 32
 MAX_POOL = 32
 MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings his own CA chooses both
-VERIFIED_LINKS = 512  # every entry keeps two certificates in memory, some 20 KiB
+VERIFIED_LINKS = 128  # a device's is met again within seconds or not at all; an entry keeps some 20 KiB
 MIN_RSA_BITS = 2048
 MAX_RSA_EXPONENT_BITS = 64  # a longer one only costs time: 5 ms a signature with 3072 bits, and 32 may be tried
 

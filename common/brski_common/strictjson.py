@@ -39,9 +39,7 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = 
     return value
 
 
-def load_object(
-    data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = False
-) -> Mapping[str, JsonValue]:
+def load_object(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = False) -> Mapping[str, JsonValue]:
     """Read a JSON text whose top is an object; raises Malformed."""
     value = loads(data, limit=limit, half_pairs=half_pairs)
     if not isinstance(value, Mapping):

@@ -33,7 +33,7 @@ from brski_common.paths import Anchors, build_path
 from brski_registrar.policy import Manufacturer, SerialField
 
 MAX_SERIAL_NUMBER: Final = 64  # characters: what a subject can hold (RFC 5280, A.1)
-REMEMBERED_CHAINS: Final = 256
+REMEMBERED_CHAINS: Final = 64
 
 _CLIENT_USAGES: Final = frozenset({ID_KP_CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 

@@ -100,7 +100,9 @@ async def test_a_voucher_of_one_makers_masa_for_a_device_of_the_other_is_not_han
         assert "voucher-untrusted" in (await scene.plant.device(serial_of(device))).reason
         await add_maker(scene, MAKER_B, other.authority)
         pledge = scene.pledge(device, anchors=MAKER_B.voucher_anchors)
-        assert (await pledge.onboard()).reason == "voucher-signer-unknown", "the pledge itself does not believe it either"
+        assert (await pledge.onboard()).reason == "voucher-signer-unknown", (
+            "the pledge itself does not believe it either"
+        )
 
 
 @pytest.mark.req("AT-16")
