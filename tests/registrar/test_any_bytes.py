@@ -1,6 +1,7 @@
 """Any bytes at any endpoint are answered below 500 and leave the registrar running."""
 
 import asyncio
+import base64
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -88,7 +89,16 @@ def test_one_wrong_byte_in_a_certificate_request(running: Running, at: int, flip
     at %= len(good)
     body = good[:at] + bytes([good[at] ^ flip]) + good[at + 1 :]
     response = running.ask(lambda line: line.enroll(body))
-    assert response.status in {400, 403}
+    # The last character before the padding has bits that stand for nothing (RFC 4648, 3.5).
+    unharmed = body[:at] == good[:at] and body[at + 1 :].strip() in {b"=", b"=="} and _decoded(body) == _decoded(good)
+    assert response.status in ({200} if unharmed else {400, 403})
+
+
+def _decoded(body: bytes) -> bytes:
+    try:
+        return base64.b64decode(body)
+    except ValueError:
+        return b""
 
 
 @MANY
