@@ -96,11 +96,14 @@ def bench(
     """Measure whole onboardings, and in the same run the cryptography and commits they cannot do without."""
     from brski_interop import bench as measuring  # noqa: PLC0415 - `inspect` does not pay for it
     from brski_interop.bench_view import show  # noqa: PLC0415 - likewise
+    from brski_interop.processes import until_told_to_stop  # noqa: PLC0415 - likewise
 
     try:
-        outcome = asyncio.run(measuring.run(onboardings, concurrency))
+        outcome = asyncio.run(until_told_to_stop(measuring.run(onboardings, concurrency)))
     except BrskiError as error:
         raise _failure(str(error), as_json) from error
+    if outcome is None:
+        raise _failure("interrupted before the end", as_json)
     if as_json:
         sys.stdout.write(json.dumps(outcome.as_json(), indent=2) + "\n")
     else:

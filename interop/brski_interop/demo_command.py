@@ -6,8 +6,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +16,7 @@ from rich.console import Console
 from brski_common.errors import Misconfigured
 from brski_interop import demo, demo_view
 from brski_interop.demo_report import Journey, Report
-from brski_interop.processes import STOP_SIGNALS, Crew
+from brski_interop.processes import Crew, until_told_to_stop
 from brski_interop.staging import Stage
 
 MARK: Final = ".brski-demo"  # says that what else is in a folder was made by a demo, and may be made anew
@@ -28,7 +28,7 @@ def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
     """`brski demo`; returns the exit code, raises BrskiError."""
     console = Console(stderr=as_json, highlight=False)
     with _stage_folder(folder) as place:
-        report = asyncio.run(_until_told_to_stop(_demo(place, pledges, console)))
+        report = asyncio.run(until_told_to_stop(_demo(place, pledges, console)))
         if report is None:
             sys.stderr.write(f"brski: {INTERRUPTED}\n")
             return 1
@@ -45,7 +45,7 @@ def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
 def serve(folder: Path, pledges: int) -> int:
     """`brski demo --serve`: until SIGTERM or SIGINT, then 0; raises BrskiError."""
     with _stage_folder(folder) as place:
-        asyncio.run(_until_told_to_stop(_serve(place, pledges)))
+        asyncio.run(until_told_to_stop(_serve(place, pledges)))
     return 0
 
 
@@ -65,17 +65,6 @@ async def _serve(folder: Path, pledges: int) -> None:
         view.ready(f"everything is named in {folder / 'demo.json'}; stop with Ctrl-C or SIGTERM")
         fallen = await crew.fallen()
     raise Misconfigured("service-ended", f"{fallen.name} ended by itself; {fallen.last_words()}")
-
-
-async def _until_told_to_stop(work: Coroutine[Any, Any, Any]) -> Any:  # noqa: ANN401 -- the work's own result
-    """Do the work; SIGINT, SIGTERM or SIGHUP cancel it, and then the result is None."""
-    task = asyncio.ensure_future(work)
-    loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, task.cancel)
-    with suppress(asyncio.CancelledError):
-        return await task
-    return None
 
 
 def _write(path: Path, document: dict[str, Any]) -> None:

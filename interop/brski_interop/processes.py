@@ -181,6 +181,17 @@ async def together(works: Iterable[Coroutine[object, object, Result]]) -> list[R
     return [task.result() for task in tasks]
 
 
+async def until_told_to_stop(work: Coroutine[object, object, Result]) -> Result | None:
+    """Do the work; SIGINT, SIGTERM or SIGHUP cancel it, and then the result is None."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    for number in STOP_SIGNALS:
+        loop.add_signal_handler(number, task.cancel)
+    with suppress(asyncio.CancelledError):
+        return await task
+    return None
+
+
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command line of a module under this interpreter; -P keeps the current folder off its path."""
     return [sys.executable, "-P", "-m", module, *arguments]

@@ -1,8 +1,11 @@
 """`brski bench`: what it measures and how it tells, on a run too small to mean anything about speed."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,21 @@ def test_people_get_a_table_with_the_floor() -> None:
     assert done.returncode == 0, done.stderr
     assert "handshake-server" in done.stdout
     assert "per second" in done.stdout
+
+
+@linux_only
+def test_a_bench_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*COMMAND, "--onboardings", "100000"], env=environment, stderr=subprocess.PIPE)
+    while not list(tmp_path.glob("brski-bench-*/logs/masa.log")):
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(SECONDS) == 1
+    assert process.stderr is not None
+    assert b"interrupted" in process.stderr.read()
+    process.stderr.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [("--onboardings", "0"), ("--concurrency", "many")])
