@@ -29,6 +29,7 @@ from aiohttp.web_request import BaseRequest
 from brski_common import tls
 from brski_common.certificates import Peer
 from brski_common.errors import BrskiError, Misconfigured
+from brski_common.tls_wire import TlsWire
 
 MAX_BODY_BYTES = 256 * 1024
 MAX_LINE_BYTES = 4 * 1024
@@ -187,15 +188,13 @@ class Server:
     async def _greet(self, client: socket.socket) -> None:
         """The TLS handshake; from its end on, the slot belongs to the `_Connection`."""
         connection = _Connection(self, self._manager)
-        encrypted = self._tls is not None
         try:
-            await self._loop.connect_accepted_socket(
-                lambda: connection,
-                client,
-                ssl=self._tls,
-                ssl_handshake_timeout=self.limits.handshake_seconds if encrypted else None,
-                ssl_shutdown_timeout=self.limits.close_seconds if encrypted else None,
-            )
+            if self._tls is None:
+                await self._loop.connect_accepted_socket(lambda: connection, client)
+                return
+            wire = TlsWire(self._tls, connection, server_side=True, close_seconds=self.limits.close_seconds)
+            await self._loop.connect_accepted_socket(lambda: wire, client)
+            await wire.opened(self.limits.handshake_seconds)
         except OSError as error:  # includes ssl.SSLError and TimeoutError
             log.debug("no connection: %s", error)
         except Exception:

@@ -1,4 +1,4 @@
-"""The client side of HTTP/1.1 over `tls`, alike for the pledge and the registrar (aiohttp underneath).
+"""The client side of HTTP/1.1 over `tls`, alike for the pledge and the registrar (aiohttp reads the answers).
 
 Laws of this file:
 
@@ -13,45 +13,33 @@ an answer), `connection-gone` (a single connection ended), `response-malformed`,
 """
 
 import asyncio
+import ipaddress
 import os
+import re
 import socket
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Final, Self
-
-import aiohttp
-from aiohttp.client_proto import ResponseHandler
-from yarl import URL
+from typing import Any, Final, Self, cast
+from urllib.parse import urlsplit
 
 from brski_common import tls
 from brski_common.certificates import Peer
 from brski_common.errors import BrskiError, Malformed, PeerFailed
+from brski_common.http_answer import AnswerReader
+from brski_common.tls_wire import TlsWire
 
 MAX_RESPONSE_BYTES = 1024 * 1024  # an audit log is the longest answer (RFC 8995, 5.8.1)
-MAX_LINE_BYTES = 4 * 1024
-MAX_HEADER_BYTES = 8 * 1024
-MAX_HEADERS = 64
 REQUEST_SECONDS = 30.0  # connecting, asking and reading the whole answer
 IDLE_SECONDS = 30.0  # shorter than our servers', so that a request seldom meets a connection on its way down
 MAX_CONNECTIONS = 32  # of one client, to one host or several
+NEXT_ADDRESS_SECONDS = 0.25  # before a host's other addresses are tried too (RFC 8305, 5)
+MAX_URL_CHARACTERS = 4096
 
-# The first class that fits names the reason; anything else that aiohttp raises is a malformed response.
-_REASONS: Final[tuple[tuple[type[BaseException], str], ...]] = (
-    (TimeoutError, "peer-timeout"),
-    (aiohttp.ClientConnectorDNSError, "peer-name-not-found"),
-    (aiohttp.ClientSSLError, "tls-handshake-failed"),
-    (aiohttp.ClientConnectorError, "peer-unreachable"),
-    (aiohttp.ClientPayloadError, "response-incomplete"),
-    (aiohttp.ClientConnectionError, "peer-disconnected"),
-    (OSError, "peer-disconnected"),
-)
-
-_WORDS: Final = {
-    "peer-timeout": "no answer in time",
-    "response-incomplete": "the answer ended before its end",
-    "peer-disconnected": "the connection ended before an answer came",
-}
+_PORTS: Final = {"https": 443, "http": 80}
+_NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE: Final = re.compile(r"[\t -\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +65,21 @@ class Connected:
     channel_binding: bytes | None = field(repr=False)
 
 
+@dataclass(frozen=True, slots=True)
+class _Target:
+    """A URL in parts. `host` may have a zone, as sockets spell it; `authority` is the Host header, without."""
+
+    encrypted: bool
+    host: str
+    port: int
+    authority: str
+    path: str
+
+    @property
+    def origin(self) -> tuple[bool, str, int]:
+        return self.encrypted, self.host, self.port
+
+
 class HttpClient:
     """Requests over one TLS context, with connections kept alive. An async context manager, or `await close()`.
 
@@ -86,16 +89,16 @@ class HttpClient:
 
     def __init__(
         self,
-        tls_context: tls.TlsContext | None,
+        tls_context: tls.TlsContext | tls.TlsSide | None,
         *,
         single_connection: bool = False,
         request_seconds: float = REQUEST_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
         self._tls, self._single, self._seconds = tls_context, single_connection, request_seconds
-        self._max_connections = 1 if single_connection else max_connections
-        self._session: aiohttp.ClientSession | None = None
-        self._closed = False
+        self._slots = asyncio.Semaphore(1 if single_connection else max_connections)
+        self._idle: list[_Line] = []
+        self._begun = self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -106,38 +109,23 @@ class HttpClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection that is not in use, and each of the others after its answer."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
+        lines, self._idle = self._idle, []
+        for line in lines:
+            line.close()
+        # The event loop gets rid of the sockets in its next turns.
+        await asyncio.sleep(0)
 
     async def connect(self, url: str) -> Connected:
         """Open a connection to the origin of `url` before there is anything to send; the next request takes it.
 
         A pledge's first request names the certificate that this shows (RFC 8995, 5.2). Raises as above.
         """
-        target = _target(url)
-        try:
-            async with asyncio.timeout(self._seconds):
-                return await self._connect(target)
-        except BrskiError:
-            raise
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise _fault(error) from error
-
-    async def _connect(self, url: URL) -> Connected:
-        session = self._open()
-        assert session._connector is not None
-        # aiohttp finds the connection again by what this request and the later ones have in common.
-        request = aiohttp.ClientRequest("GET", url, loop=asyncio.get_running_loop(), session=session)
-        connection = await session._connector.connect(request, [], session.timeout)
-        try:
-            peer, transport = tls.peer_of(connection.transport), connection.transport
-            if peer is None or transport is None:
+        async with self._line(_target(url)) as line:
+            if line.peer is None:
                 raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
-            return Connected(peer, tls.channel_binding(transport))
-        finally:
-            connection.release()
+            return Connected(line.peer, tls.channel_binding(line.transport))
 
     async def request(
         self,
@@ -153,146 +141,204 @@ class HttpClient:
         The host may be a link-local address with its zone, `https://[fe80::1%25eth0]:8443/` (RFC 6874).
         """
         target = _target(url)
-        if any(character in value for value in (headers or {}).values() for character in "\r\n"):
-            raise Malformed("header-malformed", "a line break in a header")
-        fields = {"Host": _host(target), "Accept-Encoding": "identity", **(headers or {})}
+        data = _head(method, target, body, headers or {}) + body
+        async with self._line(target) as line:
+            answer = await line.ask(data, AnswerReader(limit, to_head=method == "HEAD"))
+        if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
+            line.close()
+            raise PeerFailed("response-compressed", f"{target.host}: {answer.headers['Content-Encoding'][:40]}")
+        return HttpResponse(answer.status, answer.headers, answer.body, line.peer)
+
+    @asynccontextmanager
+    async def _line(self, target: _Target) -> "AsyncIterator[_Line]":
+        """A connection for one use, in time; afterwards it is kept if it can carry another request."""
+        line: _Line | None = None
         try:
-            async with asyncio.timeout(self._seconds):
-                return await self._exchange(method, target, body, fields, limit)
-        except BrskiError:
-            raise
-        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError, OSError, ValueError) as error:
-            raise _fault(error) from error
+            async with asyncio.timeout(self._seconds), self._slots:
+                line = self._kept(target) or await self._open(target)
+                yield line
+                self._keep(line)
+        except TimeoutError as error:
+            raise PeerFailed("peer-timeout", f"no answer from {target.host} within {self._seconds:g} s") from error
+        finally:
+            if line is not None and not line.is_kept:
+                line.close()
 
-    async def _exchange(
-        self, method: str, url: URL, body: bytes, headers: Mapping[str, str], limit: int
-    ) -> HttpResponse:
-        data = body if body or method not in {"GET", "HEAD"} else None
-        async with self._open().request(method, url, data=data, headers=headers, allow_redirects=False) as response:
-            assert isinstance(response, _Response)
-            if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-                raise PeerFailed("response-compressed", f"{url.host}: {response.headers['Content-Encoding']}")
-            content = await _read(response, limit)
-        return HttpResponse(response.status, response.headers, content, response.peer)
+    def _kept(self, target: _Target) -> "_Line | None":
+        now = asyncio.get_running_loop().time()
+        for line in list(self._idle):
+            if not line.is_usable or (line.until < now and not self._single):
+                self._idle.remove(line)
+                line.close()
+            elif line.origin == target.origin:
+                self._idle.remove(line)
+                line.is_kept = False
+                return line
+        return None
 
-    def _open(self) -> aiohttp.ClientSession:
-        """The session, made on first use, because aiohttp wants a running loop."""
+    def _keep(self, line: "_Line") -> None:
+        if line.is_usable and not self._closed:
+            line.is_kept, line.until = True, asyncio.get_running_loop().time() + IDLE_SECONDS
+            self._idle.append(line)
+
+    async def _open(self, target: _Target) -> "_Line":
         if self._closed:
             raise PeerFailed("connection-gone", "this client is closed")
-        if self._session is None:
-            self._session = aiohttp.ClientSession(
-                connector=_Connector(self._tls, limit=self._max_connections, single=self._single),
-                response_class=_Response,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                skip_auto_headers=("User-Agent",),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one clock is enough, in `request`
-                auto_decompress=False,
-                max_line_size=MAX_LINE_BYTES,
-                max_field_size=MAX_HEADER_BYTES,
-                max_headers=MAX_HEADERS,
-            )
-            self._session._retry_connection = False  # else aiohttp repeats a GET on a new connection, unasked
-        return self._session
-
-
-class _Connector(aiohttp.TCPConnector):
-    """aiohttp's connections, without a second try after TLS failed and, if `single`, without a second connection."""
-
-    def __init__(self, context: tls.TlsContext | None, *, limit: int, single: bool) -> None:
-        super().__init__(ssl=context or False, limit=limit, use_dns_cache=False, keepalive_timeout=IDLE_SECONDS)
-        self._is_single, self._begun = single, False
-
-    async def _create_connection(self, *args: Any, **kwargs: Any) -> ResponseHandler:  # noqa: ANN401 -- passed on as they are
-        if self._is_single and self._begun:
-            raise PeerFailed("connection-gone", "the single connection of this client has ended")
+        if self._single and self._begun:
+            raise PeerFailed("connection-gone", "the single connection of this client has ended, or leads elsewhere")
         self._begun = True
-        return await super()._create_connection(*args, **kwargs)
+        line = _Line(target.origin)
+        await line.open(self._tls if target.encrypted else None, target.host, target.port, self._seconds)
+        return line
 
-    async def _wrap_create_connection(self, *args: Any, **kwargs: Any) -> tuple[asyncio.Transport, ResponseHandler]:  # noqa: ANN401 -- passed on as they are
+
+class _Line(asyncio.Protocol):
+    """One connection: a question, its answer, the next question."""
+
+    def __init__(self, origin: tuple[bool, str, int]) -> None:
+        self.origin = origin
+        self.is_kept = False
+        self.until = 0.0
+        self.peer: Peer | None = None
+        self.transport: asyncio.Transport
+        self._loop = asyncio.get_running_loop()
+        self._reader: AnswerReader | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._ended = False
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it can carry a question."""
+        return not self._ended and not self.transport.is_closing()
+
+    async def open(self, context: tls.TlsContext | tls.TlsSide | None, host: str, port: int, seconds: float) -> None:
+        """Connect, with TLS unless `context` is None."""
+        if context is None:
+            await self._connect(self, host, port)
+            return
+        wire = TlsWire(context, self, server_side=False, server_hostname=host.partition("%")[0])
+        await self._connect(wire, host, port)
         try:
-            return await super()._wrap_create_connection(*args, **kwargs)
-        except aiohttp.ClientConnectorError as error:
-            # A BrskiError stops aiohttp from trying the peer's other addresses, as it does for its own errors.
-            if refusal := tls.refusal_in(error):
-                raise refusal from error
-            if isinstance(error, aiohttp.ClientSSLError) or _cut_short(error.os_error):
-                raise PeerFailed("tls-handshake-failed", str(error.os_error)) from error
+            await wire.opened(seconds)
+        except tls.PeerRefusedError as error:
+            raise error.error from error
+        except TimeoutError:
             raise
+        except OSError as error:
+            raise PeerFailed("tls-handshake-failed", str(error)) from error
+        self.peer = tls.peer_of(wire)
 
+    async def _connect(self, protocol: asyncio.Protocol, host: str, port: int) -> None:
+        # uvloop knows no such delay, and an address has no others.
+        race = isinstance(self._loop, asyncio.BaseEventLoop) and not _is_address(host)
+        delay: dict[str, Any] = {"happy_eyeballs_delay": NEXT_ADDRESS_SECONDS} if race else {}
+        try:
+            await self._loop.create_connection(lambda: protocol, host, port, **delay)
+        except socket.gaierror as error:
+            raise PeerFailed("peer-name-not-found", f"{host}: {error.strerror}") from error
+        except TimeoutError:
+            raise
+        except (OSError, ValueError) as error:
+            number = error.errno if isinstance(error, OSError) else None
+            why = os.strerror(number) if number else str(error)
+            raise PeerFailed("peer-unreachable", f"{host} port {port}: {why}") from error
 
-class _Response(aiohttp.ClientResponse):
-    """A response that remembers its peer: a short answer gives its connection back before the caller sees it."""
+    async def ask(self, data: bytes, reader: AnswerReader) -> AnswerReader:
+        """Send a request and read its answer."""
+        self._reader, self._waiting = reader, self._loop.create_future()
+        self.transport.write(data)
+        if self._ended:
+            self._fail(PeerFailed("peer-disconnected", "the connection had ended"))
+        await self._waiting
+        self._reader = None
+        if not reader.keeps_connection:
+            self.close()
+        return reader
 
-    peer: Peer | None = None
+    def close(self) -> None:
+        """End it."""
+        self.is_kept = False
+        if not self._ended and hasattr(self, "transport"):
+            self.transport.close()
+        self._ended = True
 
-    async def start(self, connection: aiohttp.connector.Connection) -> aiohttp.ClientResponse:
-        self.peer = tls.peer_of(connection.transport)
-        return await super().start(connection)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
 
-
-async def _read(response: aiohttp.ClientResponse, limit: int) -> bytes:
-    if (response.content_length or 0) > limit:
-        raise _too_large(response, limit)
-    chunks, size = list[bytes](), 0
-    while chunk := await response.content.readany():
-        chunks.append(chunk)
-        size += len(chunk)
-        if size > limit:
-            raise _too_large(response, limit)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _too_large(response: aiohttp.ClientResponse, limit: int) -> PeerFailed:
-    response.close()
-    return PeerFailed("response-too-large", f"{response.url.host}: more than {limit} bytes")
-
-
-def _cut_short(error: OSError) -> bool:
-    """The TCP connection stood, and then ended within the handshake."""
-    return isinstance(error, ConnectionResetError | ConnectionAbortedError | BrokenPipeError)
-
-
-def _fault(error: BaseException) -> PeerFailed:
-    reason = next((reason for kind, reason in _REASONS if isinstance(error, kind)), "response-malformed")
-    return PeerFailed(reason, _words(reason, error))
-
-
-def _words(reason: str, error: BaseException) -> str:
-    """What happened, without aiohttp's insides. The rest of a malformed answer's error is the peer's own text."""
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return f"{error.host} port {error.port}: {_system_words(error.os_error)}"
-    if reason in _WORDS:
-        return _WORDS[reason]
-    said = str(getattr(error, "message", "") or error).strip().splitlines()
-    return f"not a usable HTTP answer: {said[0]}" if said else "not a usable HTTP answer"
-
-
-def _system_words(error: OSError) -> str:
-    """The system's words for its error; asyncio's own repeat the address."""
-    if isinstance(error, socket.gaierror) or not error.errno:
-        return error.strerror or str(error)
-    return os.strerror(error.errno)
-
-
-def _target(url: str) -> URL:
-    """The URL as aiohttp wants it: the zone of a link-local address spelled as the sockets spell it."""
-    scheme, _, rest = url.partition("://")
-    try:
-        if rest.startswith("["):
-            address, bracket, tail = rest.partition("]")
-            target = URL(f"{scheme}://{address.replace('%25', '%')}{bracket}{tail}", encoded=True)
+    def data_received(self, data: bytes) -> None:
+        if self._reader is None:
+            self.close()  # nobody asked
+            return
+        try:
+            self._reader.feed(data)
+        except PeerFailed as error:
+            self._fail(error)
         else:
-            target = URL(url)
-        usable = target.scheme in {"https", "http"} and bool(target.raw_host) and target.user is None
+            if self._reader.is_complete:
+                self._done()
+
+    def eof_received(self) -> None:
+        self._finish("the connection ended")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._finish(str(exc) if exc else "the connection ended")
+
+    def _finish(self, why: str) -> None:
+        self._ended = True
+        if self._reader is None or self._waiting is None or self._waiting.done():
+            return
+        try:
+            self._reader.end()
+        except PeerFailed as error:
+            self._fail(PeerFailed(error.reason, why))
+        else:
+            self._done()
+
+    def _done(self) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
+
+    def _fail(self, error: BrskiError) -> None:
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(error)
+        self.close()
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _head(method: str, target: _Target, body: bytes, headers: Mapping[str, str]) -> bytes:
+    """The request line and the header fields; raises Malformed."""
+    fields = {"Host": target.authority, "Accept-Encoding": "identity", **headers}
+    if body or method not in {"GET", "HEAD"}:
+        fields["Content-Length"] = str(len(body))
+    lines = [f"{method} {target.path} HTTP/1.1"]
+    for name, value in fields.items():
+        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+            raise Malformed("header-malformed", f"{name[:40]!a}: a line break, or another character that cannot be")
+        lines.append(f"{name}: {value}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+
+
+def _target(url: str) -> _Target:
+    """Read an absolute URL; raises Malformed."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname or "", parts.port
     except ValueError as error:
-        raise Malformed("url-malformed", f"{url[:200]!r}: {error}") from error
-    if not usable or any(character <= " " for character in url):
-        raise Malformed("url-malformed", f"{url[:200]!r}: wanted is an absolute http(s) URL without credentials")
-    return target
-
-
-def _host(url: URL) -> str:
-    """The Host header. A zone has a meaning on this machine only and stays here (RFC 6874, 1)."""
-    host = (url.raw_host or "").partition("%")[0]
-    host = f"[{host}]" if ":" in host else host
-    return host if url.is_default_port() else f"{host}:{url.port}"
+        raise Malformed("url-malformed", f"{url[:200]!a}: {error}") from error
+    written = len(url) <= MAX_URL_CHARACTERS and url.isascii() and url.isprintable() and " " not in url
+    if not written or parts.scheme not in _PORTS or not host or "@" in parts.netloc or port == 0:
+        raise Malformed("url-malformed", f"{url[:200]!a}: wanted is an absolute http(s) URL without credentials")
+    host = host.replace("%25", "%")
+    name = host.partition("%")[0]  # a zone has a meaning on this machine only and stays here (RFC 6874, 1)
+    authority = f"[{name}]" if ":" in name else name
+    if port not in {None, _PORTS[parts.scheme]}:
+        authority = f"{authority}:{port}"
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return _Target(parts.scheme == "https", host, port or _PORTS[parts.scheme], authority, path)

@@ -5,7 +5,8 @@ Laws of this file:
 1. Both sides take any certificate chain; OpenSSL proves only that the peer holds the key of its leaf (RFC 8995, 5.1).
    Whether the chain is trusted is for `judge`, right after the handshake, or for the service, later and with a reason.
 2. The chain is kept as received, leaf first (RFC 8995, 5.1). Nothing is resumed: a resumed session has no chain.
-3. `TlsContext` is taken by asyncio, uvloop and aiohttp, server and client, wherever they take an `ssl.SSLContext`.
+3. `TlsContext` is taken by asyncio, uvloop and aiohttp, server and client, wherever they take an `ssl.SSLContext`. Our
+   own servers and clients do without (`tls_wire`).
 4. One TLS record at a time goes into OpenSSL. What the event loop still sees in its own buffer is then the truth, on
    which uvloop decides to read again and both loops decide to pause.
 
@@ -24,27 +25,18 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Self, cast
 
-from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL, crypto
-from OpenSSL._util import lib as openssl
 
 from brski_common.certificates import Credential, Peer, load_certificate
-from brski_common.errors import BrskiError, Malformed, Misconfigured
+from brski_common.errors import BrskiError, Malformed
+from brski_common.tls_options import ALPN, error_text, new_context
 
 MAX_CHAIN_CERTIFICATES = 12
 MAX_PLAINTEXT_BYTES = 16 * 1024  # of one record (RFC 8446, 5.1)
 RECORD_HEADER_BYTES = 5
 DRAIN_BYTES = 32 * 1024  # taken from OpenSSL's output at a time
 
-CIPHERS_TLS12 = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:!AESCCM8:!aNULL"
-# X25519MLKEM768 is taken, not offered first: it costs a handshake 135 µs and 2.3 kB, and a voucher is no secret.
-GROUPS = b"X25519:P-256:P-384:P-521:X25519MLKEM768"
-ALPN = [b"http/1.1"]
-SESSION_CONTEXT = (
-    b"brski"  # without one, OpenSSL answers an attempt to resume with an alert instead of a full handshake
-)
-NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN: send the chain we were given, look for no issuers
-LEAF_ONLY_DEPTH = -2  # see `_new_context`
+_NOTHING = ssl.MemoryBIO()  # of connections that are moved from elsewhere: neither written nor read
 
 ServerJudge = Callable[[Peer | None], None]
 ClientJudge = Callable[[Peer], None]
@@ -58,24 +50,42 @@ class PeerRefusedError(ssl.SSLError):
         self.error = error
 
 
-class TlsContext(ssl.SSLContext):
-    """What asyncio and aiohttp take for an `ssl.SSLContext`; make one with `server_context` or `client_context`."""
+class TlsSide:
+    """What all connections of one side have in common; makes one for `tls_wire`."""
 
-    _openssl: SSL.Context
-    _judge: Callable[[Any], None] | None
-    _server_name: bool
+    def __init__(
+        self, openssl: SSL.Context, *, judge: Callable[[Any], None] | None = None, server_name: bool = True
+    ) -> None:
+        self.openssl, self.judge, self.server_name = openssl, judge, server_name
 
-    def __new__(
-        cls,
-        openssl: SSL.Context,
+    def connection(
+        self,
         *,
         server_side: bool,
-        judge: Callable[[Any], None] | None = None,
-        server_name: bool = True,
-    ) -> Self:
+        server_hostname: str | bytes | None = None,
+        incoming: ssl.MemoryBIO | None = None,
+        outgoing: ssl.MemoryBIO | None = None,
+    ) -> "TlsObject":
+        """One connection. Without buffers of an event loop, somebody else moves what OpenSSL reads and writes."""
+        connection = SSL.Connection(self.openssl, None)
+        if server_side:
+            connection.set_accept_state()
+        else:
+            connection.set_connect_state()
+            if self.server_name and (name := _sni(server_hostname)):
+                connection.set_tlsext_host_name(name)
+        return TlsObject(self, connection, incoming or _NOTHING, outgoing or _NOTHING, server_side=server_side)
+
+
+class TlsContext(ssl.SSLContext):
+    """A side as asyncio takes it for an `ssl.SSLContext`; make one with `server_context` or `client_context`."""
+
+    side: TlsSide
+
+    def __new__(cls, side: TlsSide, *, server_side: bool) -> Self:
         """The superclass allocates in `__new__`, with the protocol as its only argument."""
         self = super().__new__(cls, ssl.PROTOCOL_TLS_SERVER if server_side else ssl.PROTOCOL_TLS_CLIENT)
-        self._openssl, self._judge, self._server_name = openssl, judge, server_name
+        self.side = side
         return self
 
     def wrap_bio(
@@ -87,14 +97,10 @@ class TlsContext(ssl.SSLContext):
         session: ssl.SSLSession | None = None,  # noqa: ARG002 -- the signature of ssl.SSLContext
     ) -> ssl.SSLObject:
         """One connection between two buffers of the event loop."""
-        connection = SSL.Connection(self._openssl, None)
-        if server_side:
-            connection.set_accept_state()
-        else:
-            connection.set_connect_state()
-            if self._server_name and (name := _sni(server_hostname)):
-                connection.set_tlsext_host_name(name)
-        return cast("ssl.SSLObject", TlsObject(self, connection, incoming, outgoing, server_side=server_side))
+        made = self.side.connection(
+            server_side=server_side, server_hostname=server_hostname, incoming=incoming, outgoing=outgoing
+        )
+        return cast("ssl.SSLObject", made)
 
 
 class TlsObject:
@@ -102,14 +108,14 @@ class TlsObject:
 
     def __init__(
         self,
-        context: TlsContext,
+        side: TlsSide,
         connection: SSL.Connection,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
         *,
         server_side: bool,
     ) -> None:
-        self.context, self.server_side = context, server_side
+        self.side, self.server_side = side, server_side
         self._connection, self._incoming, self._outgoing = connection, incoming, outgoing
         self._header, self._owed = b"", 0  # of the record that is coming in
         self._peer: Peer | None = None
@@ -130,12 +136,12 @@ class TlsObject:
                 raise self._failed(error) from error
             else:
                 break
-        self._judge()
+        self.judge()
         self._drain()
 
-    def _judge(self) -> None:
+    def judge(self) -> None:
         """Before the last flight leaves: in TLS 1.3 a refused server does not even learn our certificate."""
-        judge = self.context._judge
+        judge = self.side.judge
         if judge is None:
             return
         try:
@@ -216,7 +222,7 @@ class TlsObject:
     def _failed(self, error: SSL.Error) -> ssl.SSLError:
         """The error the event loop understands; the alert for the peer is put in its buffer."""
         self._drain()
-        return ssl.SSLError(ssl.SSL_ERROR_SSL, _text(error))
+        return as_ssl_error(error)
 
     def peer(self, address: str | None = None) -> Peer | None:
         """Who is at the other end, None without a certificate; raises Malformed. Read once, then remembered."""
@@ -280,10 +286,30 @@ def server_context(
     Refusing belongs to the service: in TLS 1.3 a client refused in the handshake sees only a reset. With `judge`, a
     BrskiError raised there ends the connection all the same. Raises Misconfigured for a key or chain OpenSSL rejects.
     """
-    context = _new_context(SSL.TLS_SERVER_METHOD, credential, minimum_version, maximum_version)
+    context = new_context(SSL.TLS_SERVER_METHOD, credential, minimum_version, maximum_version)
     context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
     context.set_alpn_select_callback(lambda _, offered: ALPN[0] if ALPN[0] in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
-    return TlsContext(context, server_side=True, judge=judge)
+    return TlsContext(TlsSide(context, judge=judge), server_side=True)
+
+
+def client_side(
+    credential: Credential | None,
+    *,
+    judge: ClientJudge,
+    server_name: bool = True,
+    minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
+    maximum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> TlsSide:
+    """A client whose `judge` sees the server's whole chain as soon as the handshake ends, and may raise BrskiError.
+
+    A provisional connection (RFC 8995, 5.1) has a judge that only remembers the peer. `server_name=False` omits SNI
+    (draft-ietf-anima-constrained-voucher, 6.3: a registrar found by its link-local address); for an address it is
+    never sent. Raises Misconfigured for a key or chain OpenSSL rejects.
+    """
+    context = new_context(SSL.TLS_CLIENT_METHOD, credential, minimum_version, maximum_version)
+    context.set_verify(SSL.VERIFY_NONE)
+    context.set_alpn_protos(ALPN)
+    return TlsSide(context, judge=judge, server_name=server_name)
 
 
 def client_context(
@@ -294,16 +320,15 @@ def client_context(
     minimum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_2,
     maximum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
 ) -> TlsContext:
-    """A client whose `judge` sees the server's whole chain as soon as the handshake ends, and may raise BrskiError.
-
-    A provisional connection (RFC 8995, 5.1) has a judge that only remembers the peer. `server_name=False` omits SNI
-    (draft-ietf-anima-constrained-voucher, 6.3: a registrar found by its link-local address); for an address it is
-    never sent. Raises Misconfigured for a key or chain OpenSSL rejects.
-    """
-    context = _new_context(SSL.TLS_CLIENT_METHOD, credential, minimum_version, maximum_version)
-    context.set_verify(SSL.VERIFY_NONE)
-    context.set_alpn_protos(ALPN)
-    return TlsContext(context, server_side=False, judge=judge, server_name=server_name)
+    """`client_side` for those who need an `ssl.SSLContext`; that alone costs as much as a handshake."""
+    side = client_side(
+        credential,
+        judge=judge,
+        server_name=server_name,
+        minimum_version=minimum_version,
+        maximum_version=maximum_version,
+    )
+    return TlsContext(side, server_side=False)
 
 
 def peer_of(transport: BaseTransport | None) -> Peer | None:
@@ -325,6 +350,11 @@ def channel_binding(transport: BaseTransport) -> bytes | None:
     return connection.get_channel_binding("tls-unique") or connection.get_channel_binding("tls-exporter")
 
 
+def as_ssl_error(error: SSL.Error) -> ssl.SSLError:
+    """An error of pyOpenSSL as one that event loops understand."""
+    return ssl.SSLError(ssl.SSL_ERROR_SSL, error_text(error))
+
+
 def refusal_in(error: BaseException | None) -> BrskiError | None:
     """What `judge` raised, found under the wrappers of asyncio and aiohttp; None if it raised nothing."""
     while error is not None:
@@ -332,54 +362,6 @@ def refusal_in(error: BaseException | None) -> BrskiError | None:
             return error.error
         error = error.__cause__ or error.__context__
     return None
-
-
-def _new_context(
-    method: int, credential: Credential | None, minimum: ssl.TLSVersion, maximum: ssl.TLSVersion
-) -> SSL.Context:
-    context = SSL.Context(method)
-    context.set_min_proto_version(minimum)
-    context.set_max_proto_version(maximum)
-    context.set_options(SSL.OP_NO_RENEGOTIATION | SSL.OP_NO_COMPRESSION | SSL.OP_NO_TICKET)
-    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
-    context.set_session_id(SESSION_CONTEXT)
-    context.set_mode(NO_AUTO_CHAIN)
-    context.set_cipher_list(CIPHERS_TLS12)
-    _set_groups(context)
-    # OpenSSL tries to build and check a path although its result is ignored. With a depth that not even the leaf's
-    # issuer fits in it checks no signature: ours are checked in `paths`, with a cache.
-    context.set_verify_depth(LEAF_ONLY_DEPTH)
-    if credential is not None:
-        _use(context, credential)
-    return context
-
-
-def _set_groups(context: SSL.Context) -> None:
-    """pyOpenSSL can name one group only, by `set_tmp_ecdh`; the library beneath it takes a list."""
-    if not openssl.SSL_CTX_set1_curves_list(context._context, GROUPS):
-        raise Misconfigured("tls-groups-rejected", GROUPS.decode())
-
-
-def _use(context: SSL.Context, credential: Credential) -> None:
-    try:
-        context.use_certificate(credential.certificate)
-        for certificate in credential.chain[1:]:
-            context.add_extra_chain_cert(certificate)
-        context.use_privatekey(credential.key)
-        context.check_privatekey()
-    except SSL.Error as error:
-        raise Misconfigured("tls-credential-rejected", _text(error)) from error
-    except (TypeError, ValueError, AttributeError, NotImplementedError, UnsupportedAlgorithm) as error:
-        advice = "TLS needs a key whose bytes can be read: name a file: key here, keep the token's key for signing"
-        raise Misconfigured("tls-key-not-usable", advice) from error
-
-
-def _text(error: SSL.Error) -> str:
-    """OpenSSL's reasons, without its function names and numbers."""
-    queue = error.args[0] if error.args else None
-    if isinstance(queue, list):
-        return "; ".join(str(entry[-1]) for entry in queue) or "TLS failed"
-    return " ".join(str(part) for part in error.args) or "TLS failed"
 
 
 def _sni(host: str | bytes | None) -> bytes | None:

@@ -1,8 +1,8 @@
-"""The machine's connections, over aiohttp: each attempt has one client with exactly one TLS connection.
+"""The machine's connections: each attempt has one HTTP client with exactly one TLS connection.
 
 No decision is made here. Whatever happens to a connection is reported as the input that the machine
-expects; what the machine no longer wants is cancelled. This module imports aiohttp, so nothing
-imports it before an onboarding begins.
+expects; what the machine no longer wants is cancelled. Nothing imports this module before an
+onboarding begins.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class Transport:
     def connect(self, action: actions.Connect) -> None:
         """Open the one connection of an attempt."""
         self.close(action.attempt)
-        context = tls.client_context(action.credential, judge=action.judge, server_name=action.server_name)
+        context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
         client = HttpClient(context, single_connection=True)
         self._lines[action.attempt] = client, _origin(action.host, action.port)
         self._run(action.attempt, self._connect(action.attempt, client))

@@ -108,7 +108,7 @@ class HttpMasaClient:
         self._sites.move_to_end(key)
         return site
 
-    def _context(self, maker: Maker, base: str) -> tls.TlsContext:
+    def _context(self, maker: Maker, base: str) -> tls.TlsSide:
         if not maker.tls:
             raise Misconfigured("masa-anchors-missing", f"{maker.record.name} has no anchors for its MASA's TLS server")
         host = urlsplit(base).hostname or ""
@@ -119,7 +119,7 @@ class HttpMasaClient:
             except Untrusted as error:
                 raise PeerFailed("masa-untrusted", f"{host}: {error}") from error
 
-        return tls.client_context(self._credential if maker.record.login is Login.TLS else None, judge=judge)
+        return tls.client_side(self._credential if maker.record.login is Login.TLS else None, judge=judge)
 
     def _password(self, record: Manufacturer) -> str:
         if record.login not in {Login.BASIC, Login.DIGEST}:
@@ -132,7 +132,7 @@ class HttpMasaClient:
 class _Site:
     """One MASA: its connections, and how we log in there."""
 
-    def __init__(self, record: Manufacturer, context: tls.TlsContext, password: str, seconds: float) -> None:
+    def __init__(self, record: Manufacturer, context: tls.TlsSide, password: str, seconds: float) -> None:
         self.client = HttpClient(context, request_seconds=seconds)
         self._record, self._password = record, password
         self._challenge: httpauth.Challenge | None = None

@@ -5,6 +5,7 @@ import base64
 import ssl
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -124,17 +125,17 @@ def linked(line: Line, password: bytes) -> bytes:
 async def test_a_challenge_password_is_verified_whenever_there_is_one(plant: Plant, version: ssl.TLSVersion) -> None:
     bindings: list[bytes] = []
     device = await plant.admitted()
-    context = tls.client_context(device, judge=lambda _: None, minimum_version=version, maximum_version=version)
-    wrap = context.wrap_bio
+    side = tls.client_side(device, judge=lambda _: None, minimum_version=version, maximum_version=version)
+    make = side.connection
 
-    def remember(*args: object, **kwargs: object) -> ssl.SSLObject:
-        connection = wrap(*args, **kwargs)  # type: ignore[arg-type] # passed on as they are
+    def remember(**arguments: Any) -> tls.TlsObject:  # noqa: ANN401 -- passed on as they are
+        connection = make(**arguments)
         objects.append(connection)
         return connection
 
-    objects: list[ssl.SSLObject] = []
-    context.wrap_bio = remember  # type: ignore[method-assign] # to get at the connection
-    async with HttpClient(context) as client:
+    objects: list[tls.TlsObject] = []
+    side.connection = remember  # type: ignore[method-assign] # to get at the connection
+    async with HttpClient(side) as client:
         line = Line(plant, device, client)
         await line.request_voucher()
         await line.status(success=True)

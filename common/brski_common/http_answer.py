@@ -1,0 +1,120 @@
+"""One HTTP/1.1 answer as it comes (RFC 9112): aiohttp's parser under bounds of ours.
+
+Laws of this file:
+
+1. Head and body are bounded before they are kept; the peer may be nobody's friend yet (RFC 8995, 5.1).
+2. A parser reads one answer and is thrown away: nothing that a peer sent too much is taken for its next answer.
+3. An answer that is complete says whether another may follow on the connection.
+
+Every fault is PeerFailed: `response-malformed`, `response-too-large`, `response-incomplete`, `peer-disconnected`.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.http import HttpProcessingError, HttpResponseParser
+
+from brski_common.errors import PeerFailed
+
+MAX_LINE_BYTES: Final = 4 * 1024
+MAX_HEADER_BYTES: Final = 8 * 1024
+MAX_HEADERS: Final = 64
+MAX_INTERIM: Final = 8  # 1xx answers before the final one
+_NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
+
+
+class AnswerReader:
+    """One answer to one request. `limit` bounds its body in bytes; to a HEAD request there is none."""
+
+    def __init__(self, limit: int, *, to_head: bool = False) -> None:
+        self.status = 0
+        self.headers: Mapping[str, str] = {}
+        self.is_complete = self.keeps_connection = False
+        self._limit, self._size, self._interim = limit, 0, 0
+        self._chunks: list[bytes] = []
+        self._payload: Any = None
+        self._heard = False
+        loop = asyncio.get_running_loop()
+        self._parser = HttpResponseParser(
+            BaseProtocol(loop),
+            loop,
+            _NEVER_PAUSE,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            payload_exception=ClientPayloadError,
+            response_with_body=not to_head,
+            read_until_eof=True,
+            auto_decompress=False,
+        )
+
+    @property
+    def body(self) -> bytes:
+        """What came of the body."""
+        return self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+
+    def feed(self, data: bytes) -> None:
+        """Take what came; raises PeerFailed."""
+        self._heard = True
+        try:
+            messages, upgraded, _ = self._parser.feed_data(data)
+        except (HttpProcessingError, ValueError) as error:
+            raise PeerFailed("response-malformed", type(error).__name__) from error
+        if upgraded:
+            raise PeerFailed("response-malformed", "another protocol, which nobody asked for")
+        for message, payload in messages:
+            self._begin(message, payload)
+        self._take()
+
+    def end(self) -> None:
+        """The connection ended: that completes an answer without a length; raises PeerFailed for any other."""
+        if self.is_complete:
+            return
+        if not self._heard:
+            raise PeerFailed("peer-disconnected", "the connection ended before an answer")
+        try:
+            self._parser.feed_eof()
+            whole = self._take()
+        except (HttpProcessingError, PeerFailed) as error:
+            raise PeerFailed("response-incomplete", "the connection ended within the answer") from error
+        if not whole:
+            raise PeerFailed("response-incomplete", "the connection ended within the answer")
+        self.keeps_connection = False
+
+    def _begin(self, message: Any, payload: Any) -> None:  # noqa: ANN401 -- aiohttp's own, which differ by parser
+        if self.status:
+            self.keeps_connection = False  # a second answer, to no question
+        elif 100 <= message.code < 200:
+            self._interim += 1
+            if message.code == 101 or self._interim > MAX_INTERIM:
+                raise PeerFailed("response-malformed", "an interim answer that was not asked for")
+        else:
+            self.status, self.headers, self._payload = message.code, message.headers, payload
+            self.keeps_connection = not message.should_close
+            codings = message.headers.getall("Transfer-Encoding", ["chunked"])
+            if [coding.lower() for coding in codings] != ["chunked"]:
+                raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")
+            length = message.headers.get("Content-Length", "0")
+            if not payload.is_eof() and int(length) > self._limit:  # the parser has seen to it that it is a number
+                raise self._too_large()
+
+    def _take(self) -> bool:
+        """Move what came of the body here; whether that was all."""
+        payload = self._payload
+        if not self.status or self.is_complete:
+            return self.is_complete
+        if (error := payload.exception()) is not None:
+            raise PeerFailed("response-malformed", type(error).__name__) from error
+        if data := payload.read_nowait():
+            self._chunks.append(data)
+            self._size += len(data)
+            if self._size > self._limit:
+                raise self._too_large()
+        self.is_complete = payload.is_eof()
+        return self.is_complete
+
+    def _too_large(self) -> PeerFailed:
+        return PeerFailed("response-too-large", f"more than {self._limit} bytes")

@@ -1,0 +1,272 @@
+"""One TLS connection on a TCP transport of the event loop: OpenSSL's memory BIOs without `asyncio.sslproto` between.
+
+Laws of this file:
+
+1. What the socket gives goes into OpenSSL as it comes, and what OpenSSL gives goes to the protocol at once: nothing is
+   buffered here, so the event loop's own flow control, passed on as it is, bounds memory on both sides.
+2. The protocol is told of a connection when the handshake is over and `judge` had no objection, and not before.
+3. A `TlsWire` is the transport of its protocol and the protocol of its transport. It ends in `connection_lost`, once.
+4. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
+   the peer still sends is dropped. So an answer is read before a reset can overtake it.
+
+`asyncio.sslproto` can do all of this; it costs a connection about as much again as its handshake.
+"""
+
+import asyncio
+from contextlib import suppress
+from typing import Any, cast
+
+from OpenSSL import SSL
+from OpenSSL._util import ffi
+from OpenSSL._util import lib as openssl
+
+from brski_common.tls import MAX_PLAINTEXT_BYTES, PeerRefusedError, TlsContext, TlsSide, as_ssl_error
+
+DRAIN_BYTES = 32 * 1024  # taken from OpenSSL at a time
+CLOSE_SECONDS = 2.0
+
+# One of each is enough: their content is copied before anything else can run.
+_PLAIN = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
+_ENCRYPTED = ffi.new("char[]", DRAIN_BYTES)
+_NOBODY = asyncio.Protocol()
+
+
+class TlsWire(asyncio.Transport, asyncio.Protocol):
+    """Give it to an event loop as the protocol of a connection; `await opened()`, then `protocol` is connected."""
+
+    def __init__(
+        self,
+        context: TlsContext | TlsSide,
+        protocol: asyncio.Protocol,
+        *,
+        server_side: bool,
+        server_hostname: str | None = None,
+        close_seconds: float = CLOSE_SECONDS,
+    ) -> None:
+        super().__init__()
+        self._tls = _side(context).connection(server_side=server_side, server_hostname=server_hostname)
+        self._connection = self._tls._connection
+        self._protocol, self._server_side, self._close_seconds = protocol, server_side, close_seconds
+        self._loop = asyncio.get_running_loop()
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._raw: asyncio.Transport | None = None
+        self._joined = self._closing = self._paused = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def opened(self, seconds: float) -> None:
+        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError."""
+        timer = self._loop.call_later(seconds, self._too_late)
+        try:
+            await self._opened
+        except asyncio.CancelledError:
+            self.abort()
+            raise
+        finally:
+            timer.cancel()
+
+    def _too_late(self) -> None:
+        if not self._opened.done():
+            self._opened.set_exception(TimeoutError("the TLS handshake took too long"))
+            self.abort()
+
+    # The protocol of the TCP transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """TCP stands; a client begins to speak."""
+        self._raw = cast("asyncio.Transport", transport)
+        if not self._server_side:
+            self._shake()
+
+    def data_received(self, data: bytes) -> None:
+        """Encrypted bytes have come."""
+        if self._closing:
+            return  # after our goodbye only the end of the peer's stream is of interest
+        openssl.BIO_write(self._connection._into_ssl, data, len(data))
+        if not self._opened.done():
+            self._shake()
+        elif not self._paused:
+            self._read()
+
+    def eof_received(self) -> None:
+        """The peer's stream has ended, with or without close_notify; the TCP transport closes itself."""
+        if self._joined and not self._closing:
+            self._protocol.eof_received()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """TCP is gone."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._closing = True
+        if not self._opened.done():
+            self._opened.set_exception(exc or ConnectionResetError("closed during the handshake"))
+        protocol, self._protocol, self._raw = self._protocol, _NOBODY, None  # a cycle less for the collector
+        if self._joined:
+            protocol.connection_lost(cast("Exception | None", exc))
+
+    def pause_writing(self) -> None:
+        """The peer does not read fast enough."""
+        if self._joined:
+            self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        if self._joined:
+            self._protocol.resume_writing()
+
+    # TLS
+
+    def _shake(self) -> None:
+        try:
+            self._connection.do_handshake()
+        except SSL.WantReadError:
+            self._flush()
+            return
+        except SSL.Error as error:
+            self._fail(as_ssl_error(error))
+            return
+        try:
+            self._tls.judge()
+        except PeerRefusedError as error:
+            # The last flight stays here: in TLS 1.3 a refused server does not even learn our certificate.
+            self._end(error)
+            return
+        self._flush()
+        self._join()
+
+    def _join(self) -> None:
+        if self._opened.done():  # nobody waits any more
+            self.abort()
+            return
+        self._opened.set_result(None)
+        self._joined = True
+        self._protocol.connection_made(self)
+        if not self._paused:
+            self._read()  # what came with the last flight
+
+    def _read(self) -> None:
+        """Hand on what can be read, unless the protocol has had enough."""
+        handle = self._connection._ssl
+        while not self._closing and not self._paused:
+            size = openssl.SSL_read(handle, _PLAIN, MAX_PLAINTEXT_BYTES)
+            if size > 0:
+                self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
+                continue
+            try:
+                self._connection._raise_ssl_error(handle, size)
+            except SSL.WantReadError:
+                self._flush()  # an answer to a key update, if anything
+                return
+            except SSL.ZeroReturnError:
+                self._protocol.eof_received()
+                self.close()
+            except SSL.Error as error:
+                self._fail(as_ssl_error(error))
+
+    def _flush(self) -> None:
+        """Send what OpenSSL has for the peer."""
+        assert self._raw is not None
+        while (size := openssl.BIO_read(self._connection._from_ssl, _ENCRYPTED, DRAIN_BYTES)) > 0:
+            self._raw.write(ffi.buffer(_ENCRYPTED, size)[:])
+            if size < DRAIN_BYTES:
+                return
+
+    def _fail(self, error: OSError) -> None:
+        """An alert for the peer, then the end."""
+        self._flush()
+        self._end(error)
+
+    def _end(self, error: OSError) -> None:
+        assert self._raw is not None
+        if not self._opened.done():
+            self._opened.set_exception(error)
+        self._closing = True
+        self._raw.close()
+
+    # The transport of the protocol
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Encrypt and send."""
+        if self._closing or not data:
+            return
+        try:
+            self._connection.sendall(data)
+        except SSL.Error as error:
+            self._fail(as_ssl_error(error))
+            return
+        self._flush()
+
+    def close(self) -> None:
+        """Say goodbye, and wait a moment for the peer to do so."""
+        if self._closing or self._raw is None:
+            return
+        self._closing = True
+        with suppress(SSL.Error):
+            self._connection.shutdown()
+        self._flush()
+        if self._raw.is_closing():
+            return
+        self._raw.write_eof()
+        self._raw.resume_reading()
+        self._timer = self._loop.call_later(self._close_seconds, self.abort)
+
+    def abort(self) -> None:
+        """Close without a word."""
+        self._closing = True
+        if self._raw is not None:
+            self._raw.abort()
+
+    def is_closing(self) -> bool:
+        """Whether the end has begun."""
+        return self._closing
+
+    def pause_reading(self) -> None:
+        """Give the protocol nothing more until `resume_reading`."""
+        if not self._paused and not self._closing and self._raw is not None:
+            self._paused = True
+            self._raw.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on, with what waits in OpenSSL first."""
+        if self._paused and not self._closing and self._raw is not None:
+            self._paused = False
+            self._raw.resume_reading()
+            self._loop.call_soon(self._read)
+
+    def is_reading(self) -> bool:
+        """Whether the protocol gets data."""
+        return not self._paused and not self._closing
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401 -- asyncio's signature
+        """`ssl_object` is the TlsObject; anything else is the TCP transport's."""
+        if name == "ssl_object":
+            return self._tls
+        return default if self._raw is None else self._raw.get_extra_info(name, default)
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        """Change who is told."""
+        self._protocol = cast("asyncio.Protocol", protocol)
+
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        """Who is told."""
+        return self._protocol
+
+    def get_write_buffer_size(self) -> int:
+        """Bytes that wait for the peer."""
+        return 0 if self._raw is None else self._raw.get_write_buffer_size()
+
+    def get_write_buffer_limits(self) -> tuple[int, int]:
+        """From where on writing pauses."""
+        return (0, 0) if self._raw is None else self._raw.get_write_buffer_limits()
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        """Set from where on writing pauses."""
+        if self._raw is not None:
+            self._raw.set_write_buffer_limits(high, low)
+
+    def can_write_eof(self) -> bool:
+        """No: TLS cannot be closed by half in a way that everybody understands."""
+        return False
+
+
+def _side(context: TlsContext | TlsSide) -> TlsSide:
+    return context.side if isinstance(context, TlsContext) else context
