@@ -29,7 +29,7 @@ from OpenSSL import SSL, crypto
 
 from brski_common.certificates import Credential, Peer, load_certificate
 from brski_common.errors import BrskiError, Malformed
-from brski_common.tls_options import ALPN, error_text, new_context
+from brski_common.tls_options import client_options, error_text, server_options, use
 
 MAX_CHAIN_CERTIFICATES = 12
 MAX_PLAINTEXT_BYTES = 16 * 1024  # of one record (RFC 8446, 5.1)
@@ -51,12 +51,23 @@ class PeerRefusedError(ssl.SSLError):
 
 
 class TlsSide:
-    """What all connections of one side have in common; makes one for `tls_wire`."""
+    """What all connections of one side have in common; makes one for `tls_wire`.
+
+    `credential` is put on each connection; None where `openssl` has it, or where there is none.
+    """
 
     def __init__(
-        self, openssl: SSL.Context, *, judge: Callable[[Any], None] | None = None, server_name: bool = True
+        self,
+        openssl: SSL.Context,
+        credential: Credential | None = None,
+        *,
+        judge: Callable[[Any], None] | None = None,
+        server_name: bool = True,
     ) -> None:
         self.openssl, self.judge, self.server_name = openssl, judge, server_name
+        self._credential = credential
+        # Made before anybody asks, so that a key that cannot be used shows where it is configured.
+        self._first: SSL.Connection | None = self._new() if credential is not None else None
 
     def connection(
         self,
@@ -67,7 +78,7 @@ class TlsSide:
         outgoing: ssl.MemoryBIO | None = None,
     ) -> "TlsObject":
         """One connection. Without buffers of an event loop, somebody else moves what OpenSSL reads and writes."""
-        connection = SSL.Connection(self.openssl, None)
+        connection, self._first = self._first or self._new(), None
         if server_side:
             connection.set_accept_state()
         else:
@@ -75,6 +86,12 @@ class TlsSide:
             if self.server_name and (name := _sni(server_hostname)):
                 connection.set_tlsext_host_name(name)
         return TlsObject(self, connection, incoming or _NOTHING, outgoing or _NOTHING, server_side=server_side)
+
+    def _new(self) -> SSL.Connection:
+        connection = SSL.Connection(self.openssl, None)
+        if self._credential is not None:
+            use(connection, self._credential)
+        return connection
 
 
 class TlsContext(ssl.SSLContext):
@@ -286,9 +303,7 @@ def server_context(
     Refusing belongs to the service: in TLS 1.3 a client refused in the handshake sees only a reset. With `judge`, a
     BrskiError raised there ends the connection all the same. Raises Misconfigured for a key or chain OpenSSL rejects.
     """
-    context = new_context(SSL.TLS_SERVER_METHOD, credential, minimum_version, maximum_version)
-    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
-    context.set_alpn_select_callback(lambda _, offered: ALPN[0] if ALPN[0] in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
+    context = server_options(credential, minimum_version, maximum_version)
     return TlsContext(TlsSide(context, judge=judge), server_side=True)
 
 
@@ -306,10 +321,9 @@ def client_side(
     (draft-ietf-anima-constrained-voucher, 6.3: a registrar found by its link-local address); for an address it is
     never sent. Raises Misconfigured for a key or chain OpenSSL rejects.
     """
-    context = new_context(SSL.TLS_CLIENT_METHOD, credential, minimum_version, maximum_version)
-    context.set_verify(SSL.VERIFY_NONE)
-    context.set_alpn_protos(ALPN)
-    return TlsSide(context, judge=judge, server_name=server_name)
+    issuers = credential.chain[1:] if credential is not None else ()
+    context = client_options(issuers, minimum_version, maximum_version)
+    return TlsSide(context, credential, judge=judge, server_name=server_name)
 
 
 def client_context(

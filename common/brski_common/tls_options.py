@@ -5,7 +5,9 @@ session has no certificate chain. Whom to trust is not said here (`tls`).
 """
 
 import ssl
+from functools import lru_cache
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL
 from OpenSSL._util import lib as openssl
@@ -20,14 +22,38 @@ ALPN = [b"http/1.1"]
 SESSION_CONTEXT = (
     b"brski"  # without one, OpenSSL answers an attempt to resume with an alert instead of a full handshake
 )
+REMEMBERED_CLIENTS = 32  # contexts; a device needs two, for its IDevID and its LDevID
 NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN: send the chain we were given, look for no issuers
 LEAF_ONLY_DEPTH = -2  # see `_new_context`
 
 
-def new_context(
-    method: int, credential: Credential | None, minimum: ssl.TLSVersion, maximum: ssl.TLSVersion
+def server_options(credential: Credential, minimum: ssl.TLSVersion, maximum: ssl.TLSVersion) -> SSL.Context:
+    """What all connections of a server share; raises Misconfigured for a key or chain that OpenSSL rejects."""
+    context = _new_context(SSL.TLS_SERVER_METHOD, credential.chain[1:], minimum, maximum)
+    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+    context.set_alpn_select_callback(lambda _, offered: ALPN[0] if ALPN[0] in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
+    use(context, credential)
+    return context
+
+
+@lru_cache(maxsize=REMEMBERED_CLIENTS)
+def client_options(
+    issuers: tuple[x509.Certificate, ...], minimum: ssl.TLSVersion, maximum: ssl.TLSVersion
 ) -> SSL.Context:
-    """An OpenSSL context for one side; raises Misconfigured for a key or chain that OpenSSL rejects."""
+    """What all client connections share whose certificate, if any, goes out with `issuers`; the key is each one's own.
+
+    Made once, because a context costs two thirds of a handshake; without resumption nothing passes from one of its
+    connections to another.
+    """
+    context = _new_context(SSL.TLS_CLIENT_METHOD, issuers, minimum, maximum)
+    context.set_verify(SSL.VERIFY_NONE)
+    context.set_alpn_protos(ALPN)
+    return context
+
+
+def _new_context(
+    method: int, issuers: tuple[x509.Certificate, ...], minimum: ssl.TLSVersion, maximum: ssl.TLSVersion
+) -> SSL.Context:
     context = SSL.Context(method)
     context.set_min_proto_version(minimum)
     context.set_max_proto_version(maximum)
@@ -40,8 +66,11 @@ def new_context(
     # OpenSSL tries to build and check a path although its result is ignored. With a depth that not even the leaf's
     # issuer fits in it checks no signature: ours are checked in `paths`, with a cache.
     context.set_verify_depth(LEAF_ONLY_DEPTH)
-    if credential is not None:
-        _use(context, credential)
+    try:
+        for certificate in issuers:
+            context.add_extra_chain_cert(certificate)
+    except SSL.Error as error:
+        raise Misconfigured("tls-credential-rejected", error_text(error)) from error
     return context
 
 
@@ -51,12 +80,11 @@ def _set_groups(context: SSL.Context) -> None:
         raise Misconfigured("tls-groups-rejected", GROUPS.decode())
 
 
-def _use(context: SSL.Context, credential: Credential) -> None:
+def use(side: SSL.Context | SSL.Connection, credential: Credential) -> None:
+    """Set the own certificate and key; raises Misconfigured where OpenSSL rejects them."""
     try:
-        context.use_certificate(credential.certificate)
-        for certificate in credential.chain[1:]:
-            context.add_extra_chain_cert(certificate)
-        context.use_privatekey(credential.key)  # OpenSSL compares it with the certificate
+        side.use_certificate(credential.certificate)
+        side.use_privatekey(credential.key)  # OpenSSL compares it with the certificate
     except SSL.Error as error:
         raise Misconfigured("tls-credential-rejected", error_text(error)) from error
     except (TypeError, ValueError, AttributeError, NotImplementedError, UnsupportedAlgorithm) as error:
