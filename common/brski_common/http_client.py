@@ -17,9 +17,9 @@ import ipaddress
 import os
 import re
 import socket
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from types import TracebackType
 from typing import Any, Final, Self, cast
 from urllib.parse import urlsplit
@@ -36,6 +36,7 @@ IDLE_SECONDS = 30.0  # shorter than our servers', so that a request seldom meets
 MAX_CONNECTIONS = 32  # of one client, to one host or several
 NEXT_ADDRESS_SECONDS = 0.25  # before a host's other addresses are tried too (RFC 8305, 5)
 MAX_URL_CHARACTERS = 4096
+REMEMBERED_URLS = 64  # a client asks for the same few again and again
 
 _PORTS: Final = {"https": 443, "http": 80}
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -122,10 +123,10 @@ class HttpClient:
 
         A pledge's first request names the certificate that this shows (RFC 8995, 5.2). Raises as above.
         """
-        async with self._line(_target(url)) as line:
-            if line.peer is None:
-                raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
-            return Connected(line.peer, tls.channel_binding(line.transport))
+        line = await self._use(_target(url), None)
+        if line.peer is None:
+            raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
+        return Connected(line.peer, tls.channel_binding(line.transport))
 
     async def request(
         self,
@@ -141,23 +142,24 @@ class HttpClient:
         The host may be a link-local address with its zone, `https://[fe80::1%25eth0]:8443/` (RFC 6874).
         """
         target = _target(url)
-        data = _head(method, target, body, headers or {}) + body
-        async with self._line(target) as line:
-            answer = await line.ask(data, AnswerReader(limit, to_head=method == "HEAD"))
+        question = _Question(_head(method, target, body, headers or {}) + body, limit, to_head=method == "HEAD")
+        line = await self._use(target, question)
+        answer = question.reader
         if answer.headers.get("Content-Encoding", "identity").lower() != "identity":
             line.close()
             raise PeerFailed("response-compressed", f"{target.host}: {answer.headers['Content-Encoding'][:40]}")
         return HttpResponse(answer.status, answer.headers, answer.body, line.peer)
 
-    @asynccontextmanager
-    async def _line(self, target: _Target) -> "AsyncIterator[_Line]":
-        """A connection for one use, in time; afterwards it is kept if it can carry another request."""
+    async def _use(self, target: _Target, question: "_Question | None") -> "_Line":
+        """A connection, and on it the answer to the question, in time; it is kept if it can carry another."""
         line: _Line | None = None
         try:
             async with asyncio.timeout(self._seconds), self._slots:
                 line = self._kept(target) or await self._open(target)
-                yield line
+                if question is not None:
+                    await line.ask(question)
                 self._keep(line)
+                return line
         except TimeoutError as error:
             raise PeerFailed("peer-timeout", f"no answer from {target.host} within {self._seconds:g} s") from error
         finally:
@@ -190,6 +192,15 @@ class HttpClient:
         line = _Line(target.origin)
         await line.open(self._tls if target.encrypted else None, target.host, target.port, self._seconds)
         return line
+
+
+class _Question:
+    """A request in bytes, and the reader of its answer."""
+
+    __slots__ = ("data", "reader")
+
+    def __init__(self, data: bytes, limit: int, *, to_head: bool) -> None:
+        self.data, self.reader = data, AnswerReader(limit, to_head=to_head)
 
 
 class _Line(asyncio.Protocol):
@@ -243,17 +254,16 @@ class _Line(asyncio.Protocol):
             why = os.strerror(number) if number else str(error)
             raise PeerFailed("peer-unreachable", f"{host} port {port}: {why}") from error
 
-    async def ask(self, data: bytes, reader: AnswerReader) -> AnswerReader:
+    async def ask(self, question: _Question) -> None:
         """Send a request and read its answer."""
-        self._reader, self._waiting = reader, self._loop.create_future()
-        self.transport.write(data)
+        self._reader, self._waiting = question.reader, self._loop.create_future()
+        self.transport.write(question.data)
         if self._ended:
             self._fail(PeerFailed("peer-disconnected", "the connection had ended"))
         await self._waiting
         self._reader = None
-        if not reader.keeps_connection:
+        if not question.reader.keeps_connection:
             self.close()
-        return reader
 
     def close(self) -> None:
         """End it."""
@@ -325,6 +335,7 @@ def _head(method: str, target: _Target, body: bytes, headers: Mapping[str, str])
     return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
+@lru_cache(maxsize=REMEMBERED_URLS)
 def _target(url: str) -> _Target:
     """Read an absolute URL; raises Malformed."""
     try:

@@ -151,11 +151,12 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             if size > 0:
                 self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
                 continue
-            try:
-                self._connection._raise_ssl_error(handle, size)
-            except SSL.WantReadError:
+            # Nearly always there just is no more, which is not worth an exception.
+            if openssl.SSL_get_error(handle, size) == openssl.SSL_ERROR_WANT_READ:
                 self._flush()  # an answer to a key update, if anything
                 return
+            try:
+                self._connection._raise_ssl_error(handle, size)
             except SSL.ZeroReturnError:
                 self._protocol.eof_received()
                 self.close()
@@ -188,12 +189,20 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         """Encrypt and send."""
         if self._closing or not data:
             return
+        handle, plain, sent = self._connection._ssl, ffi.from_buffer("char[]", data), 0
+        while sent < len(plain):  # a record at a time; a memory BIO is never full
+            size = openssl.SSL_write(handle, plain + sent, len(plain) - sent)
+            if size <= 0:
+                self._failed_to_write(size)
+                return
+            sent += size
+        self._flush()
+
+    def _failed_to_write(self, result: int) -> None:
         try:
-            self._connection.sendall(data)
+            self._connection._raise_ssl_error(self._connection._ssl, result)
         except SSL.Error as error:
             self._fail(as_ssl_error(error))
-            return
-        self._flush()
 
     def close(self) -> None:
         """Say goodbye, and wait a moment for the peer to do so."""
