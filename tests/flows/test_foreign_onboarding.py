@@ -198,6 +198,8 @@ def test_strongswan_reads_cacerts(demo_world: DemoWorld, tmp_path: Path) -> None
     words = (done.stdout + done.stderr).decode(errors="replace")
     if "unable to" in words and "fetch" in words and "capable fetcher" in words:
         pytest.skip("pki cannot fetch https: install the Debian package libstrongswan-extra-plugins")
+    if "building CRED_CERTIFICATE - X509 failed" in words and "plugin 'openssl': failed to load" in words:
+        pytest.skip("pki reads no elliptic curves: install the Debian package libstrongswan-standard-plugins")
     assert done.returncode == 0, words
     assert list(tmp_path.iterdir()), words
 
