@@ -13,6 +13,7 @@ Laws of this file:
 """
 
 import asyncio
+import ssl
 from contextlib import suppress
 from typing import Any, cast
 
@@ -130,7 +131,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             # The last flight stays here: in TLS 1.3 a refused server does not even learn our certificate.
             self._end(error)
             return
-        self._flush()
+        # What a server has to say last in TLS 1.3 is a ticket that points at nothing (pyOpenSSL cannot do without): it
+        # goes with the first answer, and wakes nobody before.
+        if not self._server_side or self._connection.get_protocol_version() < ssl.TLSVersion.TLSv1_3:
+            self._flush()
         self._join()
 
     def _join(self) -> None:
@@ -151,9 +155,9 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             if size > 0:
                 self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
                 continue
-            # Nearly always there just is no more, which is not worth an exception.
+            # Nearly always there is just no more: not worth an exception. An answer to a key update may wait for
+            # the next write (RFC 8446, 4.6.3).
             if openssl.SSL_get_error(handle, size) == openssl.SSL_ERROR_WANT_READ:
-                self._flush()  # an answer to a key update, if anything
                 return
             try:
                 self._connection._raise_ssl_error(handle, size)
