@@ -47,7 +47,8 @@ _SECRET_TEXT: Final = re.compile(
 )
 # A text without one of these, whatever its capitals, holds nothing that _SECRET_TEXT looks for.
 _SECRET_MARKS: Final = ("private key-----", "pin-value=", "://", "basic ", "bearer ")
-_SHOWN_AS_THEY_ARE: Final = frozenset((bool, int, float, type(None)))
+_SIMPLE: Final = frozenset((bool, int, float, type(None)))  # kinds of value that are shown as they are
+_SIMPLE_AND_TEXT: Final = _SIMPLE | {str}
 _TO_QUOTE: Final = re.compile(r"[ \t=\r\n\"']")
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f\x80-\x9f\u2028\u2029]")
 
@@ -112,7 +113,14 @@ def unbind(tokens: Mapping[str, Any]) -> None:
 
 def clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Make an event fit to be seen: laws 1 and 2."""
-    cleaned = {name: HIDDEN if _is_secret(name) else _plain(value) for name, value in event.items()}
+    texts = " ".join([value for value in event.values() if type(value) is str])
+    stay = (
+        _SIMPLE_AND_TEXT if _is_harmless(texts) else _SIMPLE
+    )  # one glance at all texts, and it is nearly always enough
+    cleaned = {
+        name: HIDDEN if _is_secret(name) else value if type(value) in stay else _plain(value)
+        for name, value in event.items()
+    }
     if "exception" in event:  # a traceback is the one value with lines of its own
         cleaned["exception"] = "\n".join(map(_text, _hide(str(event["exception"])).splitlines()))
     return cleaned
@@ -125,14 +133,6 @@ def _is_secret(name: str) -> bool:
 
 
 def _plain(value: object, depth: int = 0) -> object:
-    if type(value) in _SHOWN_AS_THEY_ARE:
-        return value
-    if type(value) is str:
-        return value if _is_harmless(value) else _text(value)
-    return _less_plain(value, depth)
-
-
-def _less_plain(value: object, depth: int) -> object:
     if isinstance(value, Enum):
         value = value.value
     if value is None or isinstance(value, bool | int | float):
@@ -160,6 +160,8 @@ def _collection(value: object, depth: int) -> object:
 
 def _text(text: str) -> str:
     """Hide secrets, take out what could forge a line or steer a terminal, and keep it short."""
+    if _is_harmless(text):
+        return text
     hidden = _hide(text)
     if len(hidden) > MAX_TEXT_CHARACTERS:
         hidden = f"{hidden[:MAX_TEXT_CHARACTERS]}… ({len(hidden)} characters)"
@@ -167,7 +169,7 @@ def _text(text: str) -> str:
 
 
 def _is_harmless(text: str) -> bool:
-    """Whether `_text` would leave a text as it is, seen at a glance; of nearly every one that can be said."""
+    """Whether `_text` would leave a text, and every part of it, as it is: seen at a glance, and true of nearly all."""
     if len(text) > MAX_TEXT_CHARACTERS or not text.isascii() or not text.isprintable():
         return False
     lowered = text.lower()
