@@ -203,7 +203,7 @@ class Revocation:
 
     def names_servers(self, path: Sequence[x509.Certificate]) -> bool:
         """Whether any certificate of the path, but the last, names a server."""
-        return any(servers_of(certificate) for certificate in path[:-1])
+        return any(map(servers_of, path[:-1]))
 
     async def check(self, path: Sequence[x509.Certificate], now: datetime) -> datetime | None:
         """The earliest end of the answers; raises Refused `registrar-revoked`, `revocation-unknown`."""
