@@ -40,6 +40,8 @@ LOG_PATH: Final = "/auditlog/"
 CACHE: Final = {"Cache-Control": "private, max-age=86400, immutable"}
 NOT_CACHED: Final = {"Cache-Control": "no-store"}
 
+ONLY: Final = {each.media_type: (each,) for each in Format}  # what is wanted by who names just one
+
 T = TypeVar("T")
 AnswerMode = Literal["direct", "direct-with-location", "created"]
 
@@ -195,6 +197,9 @@ class Front:
 
 def wanted_formats(request: web.Request, request_format: Format) -> Sequence[Format]:
     """The formats the registrar takes, that of its request first; raises Refused (406) if it takes none."""
+    fields = request.headers.getall("Accept", ())
+    if len(fields) == 1 and fields[0] in ONLY:  # what registrars say: one format and nothing else
+        return ONLY[fields[0]]
     ordered = (request_format, *(each for each in Format if each is not request_format))
     wanted = [each for each in ordered if accepts(request, each.media_type)]
     if not wanted:

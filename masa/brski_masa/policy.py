@@ -35,7 +35,6 @@ from brski_common import der
 from brski_common.artifact import Format
 from brski_common.certificates import (
     domain_id,
-    idevid_issuer_forms,
     is_ca,
     load_certificate,
     public_key_info,
@@ -68,10 +67,11 @@ class Terms:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """What is granted. `exclusive` is set where the device must still be free when the log is written."""
+    """What is granted. `domain_id` is the pin's. `exclusive`: the device must still be free when the log is written."""
 
     assertion: Assertion
     pin: x509.Certificate
+    domain_id: bytes
     owner: Owner | None
     renewal: bool = False
     exclusive: bool = False
@@ -86,8 +86,7 @@ def pick_device(found: Sequence[Device], examined: Examined) -> Device:
     Two product lines may use one serial number, so the issuer of the IDevID decides (draft-ietf-anima-rfc8366bis, 6.2).
     """
     if examined.idevid is not None:
-        forms = idevid_issuer_forms(examined.idevid)
-        matching = [device for device in found if device.idevid_issuer in forms]
+        matching = [device for device in found if device.idevid_issuer in examined.idevid_issuers]
     elif (issuer := examined.rvr.value.idevid_issuer) is not None:
         matching = [device for device in found if issuer in _issuer_forms(device.idevid_issuer)]
     else:
@@ -114,7 +113,7 @@ def check_device(device: Device, examined: Examined) -> None:
 
 def check_key(device: Device, examined: Examined) -> None:
     """What signed the pledge's request is the key registered for the device; raises Untrusted."""
-    if examined.idevid is not None and spki_sha256(examined.idevid) != device.spki_sha256:
+    if examined.idevid is not None and examined.idevid_key != device.spki_sha256:
         raise Untrusted("idevid-not-registered", f"{device.serial_number} is registered with another key")
 
 
@@ -164,6 +163,7 @@ def decide(
     return Decision(
         assertion=choose_assertion(examined, is_owner),  # 5.5.5
         pin=pin,
+        domain_id=domain_id(pin),
         owner=owner if is_owner else None,
         renewal=renewal,
         exclusive=exclusive,
@@ -219,11 +219,10 @@ def choose_pin(examined: Examined, owner: Owner | None, terms: Terms) -> x509.Ce
         mode = Pin.HIGHEST_CA if examined.nonce is None else Pin.LOWEST_CA
     if mode is Pin.END_ENTITY:
         return examined.pinnable[0]
-    authorities = [certificate for certificate in examined.pinnable if is_ca(certificate)]
-    if mode is Pin.HIGHEST_CA:
-        authorities = _up_to_anchors(authorities, owner)
-        return authorities[-1] if authorities else examined.pinnable[0]
-    return authorities[0] if authorities else examined.pinnable[0]
+    if mode is Pin.LOWEST_CA:
+        return next(filter(is_ca, examined.pinnable), examined.pinnable[0])
+    authorities = _up_to_anchors([each for each in examined.pinnable if is_ca(each)], owner)
+    return authorities[-1] if authorities else examined.pinnable[0]
 
 
 def _up_to_anchors(authorities: list[x509.Certificate], owner: Owner | None) -> list[x509.Certificate]:
@@ -266,15 +265,18 @@ def _is_on_record(pin: x509.Certificate, identities: Iterable[Identity]) -> bool
 def domain_id_is_derived(certificate: x509.Certificate) -> bool:
     """Whether the domainID follows from the key: no SubjectKeyIdentifier, or one of RFC 5280, 4.2.1.2 or RFC 7093."""
     key_id = subject_key_id(certificate)
-    return key_id is None or key_id in _key_ids(certificate)
+    if key_id is None:
+        return True
+    key = certificate.public_key()
+    usual = x509.SubjectKeyIdentifier.from_public_key(key).digest
+    return key_id == usual or key_id in _long_key_ids(public_key_info(key))
 
 
-def _key_ids(certificate: x509.Certificate) -> set[bytes]:
-    info = public_key_info(certificate.public_key())
-    usual = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+def _long_key_ids(info: bytes) -> set[bytes]:
+    """RFC 7093, 2: longer hashes, of the key or of its whole information, uncut or cut."""
     bits = der.parse(info).children()[1].content[1:]  # the BIT STRING without its count of unused bits
     long = {hasher(data).digest() for hasher in _HASHERS for data in (bits, info)}
-    return {usual} | long | {digest[:20] for digest in long}
+    return long | {digest[:20] for digest in long}
 
 
 _HASHERS = (hashlib.sha256, hashlib.sha384, hashlib.sha512)

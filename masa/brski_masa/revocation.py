@@ -14,6 +14,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -32,6 +33,9 @@ from brski_common.paths import check_dates, check_link
 
 MAX_SERVERS: Final = 4  # of one certificate
 MAX_REMEMBERED: Final = 32  # CRLs
+SERVERS_REMEMBERED: Final = (
+    32  # certificates whose addresses are known: those of a registrar come with its every request
+)
 SKEW: Final = timedelta(minutes=5)
 WITHOUT_NEXT_UPDATE: Final = timedelta(hours=1)  # how long an answer counts that names no end
 
@@ -54,6 +58,7 @@ class Servers:
 # Decisions
 
 
+@lru_cache(maxsize=SERVERS_REMEMBERED)
 def servers_of(certificate: x509.Certificate) -> Servers:
     """The http addresses in the certificate (RFC 5280, 4.2.1.13 and 4.2.2.1)."""
     return Servers(tuple(_ocsp_urls(certificate))[:MAX_SERVERS], tuple(_crl_urls(certificate))[:MAX_SERVERS])
@@ -198,7 +203,7 @@ class Revocation:
 
     def names_servers(self, path: Sequence[x509.Certificate]) -> bool:
         """Whether any certificate of the path, but the last, names a server."""
-        return any(servers_of(certificate) for certificate in path[:-1])
+        return any(map(servers_of, path[:-1]))
 
     async def check(self, path: Sequence[x509.Certificate], now: datetime) -> datetime | None:
         """The earliest end of the answers; raises Refused `registrar-revoked`, `revocation-unknown`."""

@@ -109,14 +109,15 @@ class Masa:
         rvr = artifact.parse_voucher_request(raw, request_format)
         examined = vouchering.examine(rvr, self._trust, now)
         device = policy.pick_device(found := await self.store.find_devices(examined.serial_number), examined)
-        customers = await self._customers(device, examined, requester)
+        needed = policy.needs_customers(device, examined, self._terms)
+        customers = await self._customers(examined, requester) if needed else ()
         decision = policy.decide(examined, device, requester, self._terms, now, customers=customers)
         answer_format = policy.choose_format(device, wanted, self._signers.formats)
         known_until = await self._check_revocation(examined, now)
         voucher = self._compose(examined, device, decision, now, known_until, ambiguous=len(found) > 1)
-        request = hashlib.sha256(raw).digest()
-        await self._record(voucher, device, decision, request, requester.label)
-        self._remember(request, _Seen(device.id, requester.label))
+        request, label = hashlib.sha256(raw).digest(), requester.label
+        await self._record(voucher, device, decision, request, label)
+        self._remember(request, _Seen(device.id, label))
         return answer_format, self._sign(voucher, answer_format, device)
 
     async def issue_offline(
@@ -137,15 +138,13 @@ class Masa:
             idevid_issuer=device.idevid_issuer if len(twins) > 1 else None,
             domain_cert_revocation_checks=self._terms.revocation_checks,
         )
-        decision = Decision(assertion=Assertion.VERIFIED, pin=pin, owner=device.owner)
+        decision = Decision(assertion=Assertion.VERIFIED, pin=pin, domain_id=domain_id(pin), owner=device.owner)
         self._signers.credential(None)
         await self._record(voucher, device, decision, hashlib.sha256(to_der(pin)).digest(), "operator")
         return self._sign(voucher, answer_format, device)
 
-    async def _customers(self, device: Device, examined: Examined, requester: Requester) -> Sequence[Identity]:
+    async def _customers(self, examined: Examined, requester: Requester) -> Sequence[Identity]:
         """Owners of other devices as whom the requester may be known; asked for only where it matters."""
-        if not policy.needs_customers(device, examined, self._terms):
-            return ()
         chain = requester.peer.chain if requester.peer is not None else ()
         keys = examined.path_keys | frozenset(map(spki_sha256, chain))
         issuers = {certificate.issuer for certificate in (examined.path[-1], *chain[-1:])}
@@ -191,7 +190,7 @@ class Masa:
             serial_number=device.serial_number,
             idevid_issuer=device.idevid_issuer,
             date=voucher.created_on,
-            domain_id=domain_id(decision.pin),
+            domain_id=decision.domain_id,
             pinned_key=spki_sha256(decision.pin),
             nonce=voucher.nonce,
             assertion=decision.assertion,

@@ -24,7 +24,7 @@ The laws of this file:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cryptography import x509
@@ -53,7 +53,8 @@ class Trust:
     """What the MASA goes by: the maker's anchors and a few strictness settings.
 
     `idevid_pool` holds the maker's own intermediate CAs, for a pledge that sends only its certificate.
-    `request_max_age` bounds how far a registrar's created-on may be from our clock, either way.
+    `request_max_age` bounds how far a registrar's created-on may be from our clock, either way. `maker_names` are
+    the subjects of both, under which devices are.
     """
 
     idevid_anchors: Anchors
@@ -62,6 +63,11 @@ class Trust:
     request_max_age: timedelta = timedelta(days=1)
     ignore_idevid_dates: bool = False
     unsafe_allow_published_keys: bool = False
+    maker_names: frozenset[x509.Name] = field(init=False)
+
+    def __post_init__(self) -> None:
+        authorities = (*self.idevid_anchors.certificates, *self.idevid_pool)
+        object.__setattr__(self, "maker_names", frozenset(authority.subject for authority in authorities))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +75,9 @@ class Examined:
     """A registrar's request that passed the plan.
 
     `path` is the registrar's chain as it holds together, signer first. `pinnable` is the part of it that also
-    leads to the certificate the pledge saw. `idevid` is None if no request of the pledge came along.
+    leads to the certificate the pledge saw. `path_keys` are the SPKI SHA-256 of the path. `idevid` is None if no
+    request of the pledge came along; else `idevid_key` is its SPKI SHA-256 and `idevid_issuers` are all forms of
+    idevid-issuer that name its issuer.
     """
 
     rvr: Verified[VoucherRequest]
@@ -79,6 +87,8 @@ class Examined:
     pinnable: tuple[x509.Certificate, ...]
     path_keys: frozenset[bytes]
     idevid: x509.Certificate | None = None
+    idevid_key: bytes = b""
+    idevid_issuers: frozenset[bytes] = frozenset()
     proximity: bool = False
     renews: Voucher | None = None
 
@@ -89,25 +99,30 @@ def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Exa
     _check_a_registrar_came_along(rvr.certificates)
     verified = rvr.verify_consistent(now, beside=_ours(rvr.certificates, trust))  # 5.5.2, 5.5.3
     check_registrar(verified.signer)  # 5.5.4
-    examined = Examined(
-        rvr=verified,
-        serial_number=verified.value.serial_number,
-        nonce=verified.value.nonce,
-        path=verified.path,
-        pinnable=verified.path,
-        path_keys=frozenset(map(spki_sha256, verified.path)),
-    )
-    _refuse_published_keys(examined.path_keys, trust)
+    keys = frozenset(map(spki_sha256, verified.path))
+    _refuse_published_keys(keys, trust)
     prior = verified.value.prior_signed_voucher_request
     if prior is None:
-        return examined
+        return _without_pledge(verified, keys)
     try:
         pvr = artifact.parse_voucher_request(prior, rvr.format)
     except UnsupportedFormat as error:
         if error.reason != "voucher-kind-unexpected":
             raise
-        return _examine_renewal(examined, artifact.parse_voucher(prior, rvr.format), trust)
-    return _examine_prior(examined, pvr, rvr.certificates, trust, now)
+        return _examine_renewal(_without_pledge(verified, keys), artifact.parse_voucher(prior, rvr.format), trust)
+    return _examine_prior(verified, keys, pvr, rvr.certificates, trust, now)
+
+
+def _without_pledge(verified: Verified[VoucherRequest], keys: frozenset[bytes]) -> Examined:
+    """All there is to know if no request of the pledge came along."""
+    return Examined(
+        rvr=verified,
+        serial_number=verified.value.serial_number,
+        nonce=verified.value.nonce,
+        path=verified.path,
+        pinnable=verified.path,
+        path_keys=keys,
+    )
 
 
 def _ours(certificates: Iterable[x509.Certificate], trust: Trust) -> frozenset[x509.Certificate]:
@@ -115,8 +130,7 @@ def _ours(certificates: Iterable[x509.Certificate], trust: Trust) -> frozenset[x
 
     A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
     """
-    names = {authority.subject for authority in (*trust.idevid_anchors.certificates, *trust.idevid_pool)}
-    found = [each for each in certificates if each.issuer in names]
+    found = [each for each in certificates if each.issuer in trust.maker_names]
     if any(ID_KP_CMC_RA in extended_key_usages(each) for each in found):
         return frozenset()
     return frozenset(found)
@@ -150,25 +164,36 @@ def _refuse_published_keys(keys: frozenset[bytes], trust: Trust) -> None:
 
 
 def _examine_prior(
-    examined: Examined,
+    rvr: Verified[VoucherRequest],
+    path_keys: frozenset[bytes],
     pvr: Unverified[VoucherRequest],
     along: Sequence[x509.Certificate],
     trust: Trust,
     now: datetime,
 ) -> Examined:
-    rvr = examined.rvr
     _check_nonces(rvr.value, pvr.claimed)  # 5.5.6; cheap, and forging it below gains nothing
     idevid = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
-    _refuse_published_keys(frozenset((spki_sha256(idevid),)), trust)
+    idevid_key = spki_sha256(idevid)
+    _refuse_published_keys(frozenset((idevid_key,)), trust)
     serial = serial_number(idevid)  # 5.5.5 b
     if rvr.value.serial_number != serial or pvr.claimed.serial_number != serial:
         raise Untrusted("serial-number-mismatch", f"the IDevID is of {serial}")
-    issuer = rvr.value.idevid_issuer
-    if issuer is not None and issuer not in idevid_issuer_forms(idevid):
+    issuer, forms = rvr.value.idevid_issuer, idevid_issuer_forms(idevid)
+    if issuer is not None and issuer not in forms:
         raise Untrusted("idevid-issuer-mismatch", f"the IDevID of {serial} has another issuer")
-    pinnable = _proximity(pvr.claimed, rvr, along, now)  # 5.5.5 c
-    return replace(
-        examined, serial_number=serial, idevid=idevid, proximity=bool(pinnable), pinnable=pinnable or rvr.path
+    seen = _proximity_key(pvr.claimed)  # 5.5.5 c
+    pinnable = rvr.path if seen in path_keys else _path_beside(seen, rvr, along, now)
+    return Examined(
+        rvr=rvr,
+        serial_number=serial,
+        nonce=rvr.value.nonce,
+        path=rvr.path,
+        pinnable=pinnable or rvr.path,
+        path_keys=path_keys,
+        idevid=idevid,
+        idevid_key=idevid_key,
+        idevid_issuers=forms,
+        proximity=bool(pinnable),
     )
 
 
@@ -204,19 +229,16 @@ def _names_device(certificate: x509.Certificate, serial: str) -> bool:
         return False
 
 
-def _proximity(
-    pvr: VoucherRequest, rvr: Verified[VoucherRequest], along: Sequence[x509.Certificate], now: datetime
+def _path_beside(
+    seen: bytes | None, rvr: Verified[VoucherRequest], along: Sequence[x509.Certificate], now: datetime
 ) -> tuple[x509.Certificate, ...]:
-    """5.5.5 c: the part of the registrar's path that vouches for the key the pledge saw; empty without proximity.
+    """5.5.5 c: the part of the registrar's path that vouches for a key outside of it; empty without proximity.
 
     A key in the path is enough. A TLS certificate beside the signer's must itself be a registrar's under a CA
     of the same path: anybody can put a foreign certificate into the set, which no signature covers.
     """
-    seen = _proximity_key(pvr)
     if seen is None:
         return ()
-    if any(spki_sha256(certificate) == seen for certificate in rvr.path):
-        return rvr.path
     authorities = Anchors(certificate for certificate in rvr.path if is_ca(certificate))
     for candidate in along:
         if spki_sha256(candidate) == seen and ID_KP_CMC_RA in extended_key_usages(candidate):

@@ -1,13 +1,19 @@
 """The log: one form for everything, and no secret in it by whatever way it comes."""
 
+import io
 import json
 import logging
+import re
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brski_common import keys, logs
 from brski_common.errors import Untrusted
@@ -68,6 +74,29 @@ def test_to_configure_twice_does_not_log_twice(capsys: pytest.CaptureFixture[str
     assert told(capsys)["event"] == "once"
 
 
+def test_a_library_s_error_is_told_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        int("x")
+    except ValueError:
+        logging.getLogger("library").exception("a thing failed at %d", 7, stack_info=True)
+    found = told(capsys)
+    assert list(found) == ["event", "stack_info", "logger", "level", "time", "exception"]
+    assert (found["event"], found["level"]) == ("a thing failed at 7", "error")
+    assert found["exception"].endswith("invalid literal for int() with base 10: 'x'")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_both_entrances_lead_to_the_same_line(capsys: pytest.CaptureFixture[str], as_json: bool) -> None:
+    logs.configure(json=as_json)
+    tokens = logs.bind(request="r-1")
+    logs.logger("part").warning("a thing")
+    logging.getLogger("part").warning("a %s", "thing")
+    logs.unbind(tokens)
+    first, second = (re.sub(r"\d{4}-\S+Z", "", line) for line in capsys.readouterr().err.splitlines())
+    assert first == second
+    assert "r-1" in first
+
+
 SECRET_NAMES = ("password", "console_password", "passphrase", "pin", "user-pin", "client_secret", "private_key")
 HEADER_NAMES = ("Authorization", "cookie", "set-cookie", "api_key", "access_token", "credential")
 
@@ -102,6 +131,21 @@ def test_a_secret_inside_a_text_is_hidden(capsys: pytest.CaptureFixture[str], te
     assert out.count("[hidden]") == 3
     for secret in ("hunter2", "MHcC", "aHVudGVy"):
         assert secret not in out
+
+
+PIECES = st.sampled_from(
+    ["BASIC ", "beARER ", "abcdefgh", "://", "me:pw@", "pin-value=", "PIN-VALUE=", "-----BEGIN ", "PRIVATE KEY-----"]
+)
+
+
+@given(st.lists(PIECES | st.text(max_size=4)).map("".join))
+def test_a_text_that_looks_harmless_at_a_glance_is(text: str) -> None:
+    """Behind a letter that is not ASCII the same text is always looked at thoroughly."""
+    assert cleaned(f"é {text}") == f"é {cleaned(text)}"
+
+
+def cleaned(value: object) -> object:
+    return logs.clean(None, "info", {"value": value})["value"]
 
 
 def test_of_an_object_only_its_type_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -161,6 +205,68 @@ def test_for_people_it_is_one_line_without_json(capsys: pytest.CaptureFixture[st
     assert "listening" in out
     assert "url=https://127.0.0.1" in out
     assert "{" not in out
+
+
+VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=2)
+
+
+@given(
+    st.dictionaries(st.sampled_from(["serial", "a_b", "time", "Zone", "stack_info"]), VALUES),
+    st.sampled_from(["debug", "info", "warning", "error", "critical", "odd"]),
+    st.text() | st.integers(),
+    st.none() | st.text(),
+)
+def test_for_people_it_is_structlogs_own_form(
+    values: dict[str, object], level: str, said: object, exception: str | None
+) -> None:
+    event = values | {"event": said, "logger": "a", "level": level}
+    if exception is not None:
+        event["exception"] = exception
+    expected = structlog.dev.ConsoleRenderer(colors=False)(None, level, dict(event))
+    assert logs.render_plain(None, level, event) == expected
+
+
+def test_colours_are_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    for stream, coloured in ((Terminal(), True), (io.StringIO(), False)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        logs.configure(json=False)
+        logs.logger("a").info("event", url="x")
+        assert ("\x1b[" in stream.getvalue()) is coloured
+
+
+class Broken(io.StringIO):
+    """Standard error whose reader is gone."""
+
+    def write(self, text: str, /) -> int:
+        raise BrokenPipeError(text)
+
+
+@pytest.mark.parametrize("stream", [Broken(), None])
+def test_a_line_that_cannot_be_written_fails_nothing(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    monkeypatch.setattr(sys, "stderr", stream)
+    logs.configure(json=False)
+    logs.logger("a").info("event")
+    logging.getLogger("b").warning("event")
+
+
+def test_an_event_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+
+    class Recorder(io.StringIO):
+        def write(self, text: str, /) -> int:
+            written.append(text)
+            return len(text)
+
+    monkeypatch.setattr(sys, "stderr", Recorder())
+    logs.logger("a").info("event")
+    logging.getLogger("b").warning("event")
+    assert [text.count("\n") for text in written] == [1, 1]
 
 
 def test_values_bound_to_a_task_go_with_its_events(capsys: pytest.CaptureFixture[str]) -> None:

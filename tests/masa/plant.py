@@ -11,7 +11,15 @@ from cryptography import x509
 
 from brski_common import artifact, issuing
 from brski_common.artifact import Format
-from brski_common.certificates import ID_KP_CMC_RA, Credential, Peer, idevid_issuer, serial_number, to_der
+from brski_common.certificates import (
+    ID_KP_CMC_RA,
+    Credential,
+    Peer,
+    PrivateKey,
+    idevid_issuer,
+    serial_number,
+    to_der,
+)
 from brski_common.paths import Anchors
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_masa.audit import Entry
@@ -163,9 +171,9 @@ def anchors(*credentials: Credential) -> Anchors:
     return Anchors(credential.certificate for credential in credentials)
 
 
-def registrar_with_key_id(key_id: bytes | None) -> Credential:
+def registrar_with_key_id(key_id: bytes | None, key: PrivateKey | None = None) -> Credential:
     """A registrar under a CA whose SubjectKeyIdentifier somebody chose, or which has none."""
-    key = make_key()
+    key = key or make_key()
     subject = issuing.name("Numbering CA")
     builder = (
         x509.CertificateBuilder()

@@ -119,10 +119,21 @@ async def test_every_format_is_answered_in_kind(line: Line, form: Format) -> Non
     assert (answer.status, answer.headers["Content-Type"]) == (200, form.media_type)
 
 
-async def test_accept_chooses_the_format(line: Line) -> None:
+@pytest.mark.parametrize(
+    ("accept", "form"),
+    [
+        (Format.JWS.media_type, Format.JWS),
+        (Format.JWS.media_type.upper(), Format.JWS),
+        (f"{Format.JWS.media_type}, {Format.COSE.media_type}", Format.JWS),
+        (f"{CMS};q=0, */*", Format.JWS),
+        (f"{Format.COSE.media_type}, {CMS}", Format.CMS),  # that of the request, if it is among them
+        ("*/*", Format.CMS),
+    ],
+)
+async def test_accept_chooses_the_format(line: Line, accept: str, form: Format) -> None:
     device = await line.desk.sell(MAKER.idevid(fresh()))
-    answer = await line.post(VOUCHER, rvr(device), Accept=Format.JWS.media_type)
-    assert answer.headers["Content-Type"] == Format.JWS.media_type
+    answer = await line.post(VOUCHER, rvr(device), Accept=accept)
+    assert answer.headers["Content-Type"] == form.media_type
 
 
 @pytest.mark.req("MA-24", "MA-21", "D-4")

@@ -1,15 +1,18 @@
 """What is granted: who may have a device, which certificate is pinned, until when."""
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from brski_common import artifact
 from brski_common.artifact import Format
-from brski_common.certificates import Credential, idevid_issuer, spki_sha256, to_der
+from brski_common.certificates import Credential, idevid_issuer, public_key_info, spki_sha256, to_der
 from brski_common.errors import BrskiError, Refused, Unknown, Untrusted
 from brski_common.voucher import Assertion
 from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin, Requester
@@ -26,7 +29,7 @@ from brski_masa.policy import (
 )
 from brski_masa.vouchering import Examined, examine
 from tests.masa.plant import MAKER, OTHER_PLANT, PLANT, nonceless, pvr, registrar_with_key_id, rvr, tls_client, trust
-from tests.support.world import NOW, self_signed_registrar
+from tests.support.world import NOW, make_key, self_signed_registrar
 
 IDEVID = MAKER.idevid("SN-POLICY")
 
@@ -279,7 +282,21 @@ def test_format_is_one_that_all_three_know() -> None:
 @pytest.mark.req("AT-18")
 def test_domain_id_follows_from_the_key_or_not() -> None:
     assert domain_id_is_derived(ROOT)
+    assert domain_id_is_derived(registrar_with_key_id(None).chain[1])
     assert not domain_id_is_derived(registrar_with_key_id(b"chosen").chain[1])
+
+
+@pytest.mark.parametrize("digest", [hashlib.sha256, hashlib.sha384, hashlib.sha512])
+@pytest.mark.parametrize("length", [20, None])
+def test_domain_id_may_be_a_longer_hash_of_the_key(digest: Callable[[bytes], Any], length: int | None) -> None:
+    """RFC 7093, 2: of the key alone or of its whole information, cut or not."""
+    key = make_key()
+    info = public_key_info(key.public_key())
+    point = key.public_key().public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
+    for data in (info, point):
+        made = digest(data).digest()[:length]
+        assert domain_id_is_derived(registrar_with_key_id(made, key).chain[1])
+        assert not domain_id_is_derived(registrar_with_key_id(made).chain[1])
 
 
 def test_requesters_are_told_apart() -> None:
