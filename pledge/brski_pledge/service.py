@@ -106,8 +106,8 @@ class Pledge:
         Without `once` in the settings this goes on until it succeeds; cancel it to stop.
         """
         enrollment = self._folder.load()
+        self._folder.tidy()
         if enrollment is None:
-            self._folder.tidy()
             return await self._run(self._surroundings(self.settings))
         if not enrollment.confirmed:
             # Power was lost between enrolling and telling of it.
@@ -153,6 +153,16 @@ class Pledge:
             self._folder.reset()
         else:
             self._inputs.put_nowait(actions.FactoryReset())
+
+    def export(self) -> None:
+        """Write `ldevid.pem`, `anchors.pem` and `voucher` into the state folder, for programs that want them so.
+
+        The key is in `identity.pem` alone, with the chain: that file serves for both. Nothing happens in the factory
+        state. Blocks; raises OSError, and Misconfigured for a damaged state.
+        """
+        enrollment = self._folder.load()
+        if enrollment is not None:
+            self._folder.export(enrollment)
 
     def link_up(self) -> None:
         """A network link came up: end all back-offs (RFC 8995, 4.1)."""
