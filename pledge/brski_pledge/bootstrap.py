@@ -108,13 +108,16 @@ class Bootstrap:
         return None
 
     def _reset(self, now: Moment) -> None:
-        """A factory reset from any state leads back to Discover (RFC 8995, 2.1)."""
+        """A factory reset from any state leads back to Discover (RFC 8995, 2.1); a renewal is left with nothing."""
         self._out.clear()
         for attempt in self._attempts.values():
             attempt.close()
         self._attempts.clear()
         self._emit(actions.Erase())
         self._tell(events.ResetDone)
+        if self._around.renewing is not None:
+            self.state, self._failure = State.GIVEN_UP, Refused("factory-reset", "what was to be renewed is erased")
+            return
         self.state, self._candidates = State.DISCOVER, Candidates(lambda: 0.0)
         self._begin(now)
 

@@ -74,13 +74,14 @@ class Pledge:
         """
         enrollment = self._folder.load()
         self._folder.tidy()
-        if enrollment is None:
-            return await self._run(self._surroundings(self.settings))
-        if not enrollment.confirmed:
+        if enrollment is not None and not enrollment.confirmed:
             # Power was lost between enrolling and telling of it.
             around = self._surroundings(replace(self.settings, once=True))
             await self._run(replace(around, renewing=enrollment, only_confirm=True))
-        return Outcome("operational", enrollment=self._folder.load())
+            enrollment = self._folder.load()  # none after a reset meanwhile
+        if enrollment is None:
+            return await self._run(self._surroundings(self.settings))
+        return Outcome("operational", enrollment=enrollment)
 
     async def renew(self, *, rekey: bool = True) -> Outcome:
         """Get a new LDevID, with a fresh key unless told otherwise (RFC 7030, 4.2.2).
@@ -88,7 +89,8 @@ class Pledge:
         It comes from `renewal_registrar` of the settings, else from where the device was onboarded, which may have been
         a join proxy. Any server will do that the domain's anchors vouch for and that has id-kp-cmcRA or the name it was
         asked under (RFC 7030, 3.6.1); the one that worked is remembered.
-        A failure leaves the present LDevID in use. Raises Refused in the factory state.
+        A failure leaves the present LDevID in use; a reset meanwhile ends it with `factory-reset`. Raises Refused in
+        the factory state.
         """
         enrollment = self._folder.load()
         if enrollment is None:
@@ -96,7 +98,7 @@ class Pledge:
         around, server = self._surroundings(replace(self.settings, once=True)), self.settings.renewal_offer
         renewing = enrollment if server is None else replace(enrollment, host=server.host, port=server.port)
         outcome = await self._run(replace(around, renewing=renewing, rekey=rekey))
-        return outcome if outcome.is_operational else replace(outcome, enrollment=enrollment)
+        return outcome if outcome.is_operational else replace(outcome, enrollment=self._folder.load())
 
     async def enroll_at(self, registrar: Offer, fingerprint: bytes) -> Outcome:
         """Enroll at an EST server without any voucher: for somebody at the device, never for the network.
@@ -114,7 +116,7 @@ class Pledge:
     def reset(self) -> None:
         """Back to the factory state: erase the LDevID, its key and the anchors. The IDevID stays.
 
-        During an onboarding that begins anew.
+        During an onboarding that begins anew; a renewal ends.
         """
         if self._driver is None:
             self._folder.reset()

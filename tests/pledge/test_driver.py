@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,44 @@ async def test_a_reset_waits_for_the_save_that_is_under_way(tmp_path: Path) -> N
     await server.close(0.1)
     assert outcome.is_operational
     assert [what for what, _ in folder.done] == ["save", "reset", "save"]
+    assert len(registrar.asked("requestvoucher")) == 2
+
+
+@pytest.mark.req("AR-06", "ST-03")
+async def test_a_reset_during_a_renewal_ends_it_and_leaves_nothing(tmp_path: Path) -> None:
+    def press_button(_registrar: FakeRegistrar, _send: actions.Send) -> Reply:
+        device.reset()
+        return Answer(202, b"", {"Retry-After": "60"})
+
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.script("simplereenroll", press_button)
+    server = await serve(registrar)
+    device = pledge(server.url.removeprefix("https://"), Folder(tmp_path / "state"))
+    await device.onboard()
+    outcome = await device.renew()
+    await server.close(0.1)
+    assert (outcome.state, outcome.reason, outcome.enrollment) == ("refused", "factory-reset", None)
+    assert folder_of(tmp_path) == {}
+
+
+@pytest.mark.req("AR-06", "ST-03")
+async def test_a_reset_during_a_late_report_has_the_device_onboard_anew(tmp_path: Path) -> None:
+    def press_button(_registrar: FakeRegistrar, _send: actions.Send) -> Reply:
+        device.reset()
+        return Answer()
+
+    registrar = FakeRegistrar(maker=MAKER)
+    server = await serve(registrar)
+    folder = Folder(tmp_path / "state")
+    device = pledge(server.url.removeprefix("https://"), folder)
+    first = (await device.onboard()).enrollment
+    assert first is not None
+    folder.save(replace(first, confirmed=False))
+    registrar.script("enrollstatus", press_button)
+    second = (await device.onboard()).enrollment
+    await server.close(0.1)
+    assert second is not None
+    assert second.credential.certificate != first.credential.certificate
     assert len(registrar.asked("requestvoucher")) == 2
 
 
