@@ -237,9 +237,12 @@ class Bootstrap:
 
     def _wake(self, now: Moment) -> float | None:
         """When `next` has something to do without any input."""
-        attempts = self._attempts.values()
-        times = [time for attempt in attempts if (time := attempt.timer) is not None]
-        wanting = any(attempt.wants_line(now) for attempt in attempts)
+        attempts, times, wanting = self._attempts.values(), list[float](), False
+        for attempt in attempts:
+            timer = attempt.timer
+            if timer is not None:
+                times.append(timer)
+                wanting = wanting or (timer <= now.seconds and attempt.wants_line(now))
         if self.state is State.DISCOVER:
             times += self._wake_of_discovery(now)
             wanting = wanting or self._candidates.best(now.seconds) is not None
