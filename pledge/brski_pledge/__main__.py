@@ -24,7 +24,7 @@ from brski_pledge.device import DeviceFile
 from brski_pledge.discovery import parse_offer
 from brski_pledge.events import Event
 from brski_pledge.service import Outcome, Pledge
-from brski_pledge.state import ANCHORS, KEY, LDEVID, VOUCHER, Enrollment, Folder
+from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, VOUCHER, Enrollment, Folder
 
 EXAMPLE = """example:
   brski-pledge onboard --state /var/lib/brski --certificate idevid.pem --key idevid.key \\
@@ -248,6 +248,7 @@ def _result(pledge: Pledge, outcome: Outcome, timeline: Timeline) -> dict[str, A
         "seconds": round(time.monotonic() - timeline.begin, 3),
     }
     if outcome.enrollment is not None:
+        pledge.export()
         result |= _describe(outcome.enrollment)
     return result | {"timeline": timeline.entries}
 
@@ -259,11 +260,10 @@ def _describe(enrollment: Enrollment) -> dict[str, Any]:
         serial: str | None = serial_number(leaf)
     except BrskiError:
         serial = None
+    exports = {"ldevid": folder / LDEVID, "anchors": folder / ANCHORS, "voucher": folder / VOUCHER}
     return {
-        "ldevid": str(folder / LDEVID),
-        "key": str(folder / KEY),
-        "anchors": str(folder / ANCHORS),
-        "voucher": str(folder / VOUCHER),
+        "key": str(folder / IDENTITY),
+        **{name: str(path) for name, path in exports.items() if path.exists()},
         "subject": leaf.subject.rfc4514_string(),
         "ldevid-serial-number": serial,
         "issuer": leaf.issuer.rfc4514_string(),

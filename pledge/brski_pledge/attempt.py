@@ -44,8 +44,6 @@ class Attempt:
         self._around, self._emit = around, emit
         self._line = Line(number, offer, around, emit)
         self._renews = around.renewing is not None
-        if around.renewing is not None:
-            self._line.credential = around.renewing.credential
         self._path, self._label = requests.REQUEST_VOUCHER, around.settings.est_label
         self._patience, self._redirects, self._confirmations = Patience(around.settings), Redirects(), 1
         self._request, self._nonce = b"", ""
@@ -78,8 +76,13 @@ class Attempt:
     @property
     def timer(self) -> float | None:
         """When `due` wants to be called."""
-        times = [time for time in (self._line.deadline, self._patience.until) if time is not None]
-        return min(times, default=None)
+        deadline, until = self._line.deadline, self._patience.until
+        return until if deadline is None else deadline if until is None else min(deadline, until)
+
+    def is_due(self, now: Moment) -> bool:
+        """Whether a timer has run out."""
+        timer = self.timer
+        return timer is not None and timer <= now.seconds
 
     def wants_line(self, now: Moment) -> bool:
         """Whether `due` would open a connection now."""
@@ -159,8 +162,8 @@ class Attempt:
 
     def _connected(self, told: actions.Connected, now: Moment) -> None:
         if self._line.connected(told, now):
-            provisional = self._line.is_provisional
-            self._tell(events.RegistrarSeen.of(str(self.offer), told.peer.certificate, provisional=provisional))
+            shown, provisional = told.peer.certificate, self._line.is_provisional
+            self._tell(lambda: events.RegistrarSeen.of(str(self.offer), shown, provisional=provisional))
         if self.phase is Phase.IDENTIFY:
             self._compose_request(told.peer, now)
             self._turn(Turn.DONE)
@@ -172,7 +175,7 @@ class Attempt:
         content_type = cms.ID_DATA if settings.compatible_content_type else cms.ID_CT_ANIMA_JSON_VOUCHER
         self._nonce = new_nonce(self._around.random)
         self._request = vouchering.compose(device, peer, self._nonce, now.utc, content_type=content_type)
-        self._tell(events.VoucherRequested(str(self.offer), device.serial_number))
+        self._tell(lambda: events.VoucherRequested(str(self.offer), device.serial_number))
 
     def _lost(self, now: Moment, error: BrskiError, *, worked: bool) -> None:
         """The connection is gone: harmless while waiting, repaired between two requests, else the end."""
@@ -233,14 +236,13 @@ class Attempt:
 
     def _refuse(self, error: BrskiError, now: Moment) -> None:
         self.failure = error
-        self._tell(events.VoucherRefused(str(self.offer), error.reason, error.detail))
+        self._tell(lambda: events.VoucherRefused(str(self.offer), error.reason, error.detail))
         self._turn(Turn.REFUSED)
         self._ask(now)
 
     def _imprinted(self, imprint: vouchering.Imprint, now: Moment) -> None:
         self._imprint, self._patience = imprint, Patience(self._around.settings)
-        owner, checks = common_name(imprint.pinned), vouchering.checks_made(imprint, now.utc)
-        self._tell(events.Imprinted(str(self.offer), owner, str(imprint.voucher.value.assertion), checks))
+        self._tell(lambda: events.Imprinted.of(str(self.offer), imprint, now.utc))
         self._turn(Turn.DONE)
         self._ask(now)
 
@@ -253,8 +255,8 @@ class Attempt:
             self._ask(now)
 
     def _anchors_came(self, response: Response, now: Moment) -> None:
-        self._domain = self._read_domain(response)
-        self._tell(events.AnchorsReceived(tuple(common_name(each) for each in self._domain.anchors)))
+        domain = self._domain = self._read_domain(response)
+        self._tell(lambda: events.AnchorsReceived(tuple(map(common_name, domain.anchors))))
         self._turn(Turn.DONE)
         self._ask(now)
 
@@ -282,7 +284,7 @@ class Attempt:
             self._key_made(renewing.credential.key, now)
         else:
             self._emit(actions.MakeKey(self.number, kind))
-            self._tell(events.KeyMade(kind))
+            self._tell(lambda: events.KeyMade(kind))
 
     def _key_made(self, key: PrivateKey, now: Moment) -> None:
         assert self._plan is not None
@@ -301,7 +303,7 @@ class Attempt:
         assert self._key is not None
         assert self._domain is not None
         credential = enrolling.check_issued(response.body, self._key, self._domain, now.utc)
-        self._tell(events.CertificateReceived.of(credential.certificate))
+        self._tell(lambda: events.CertificateReceived.of(credential.certificate))
         self.enrollment = self._new_enrollment(credential, self._domain, now)
         self._turn(Turn.DONE)
         self._emit(actions.Persist(self.number, self.enrollment))
@@ -316,7 +318,7 @@ class Attempt:
         )
 
     def _saved(self, now: Moment) -> None:
-        self._tell(events.EnrollmentSaved())
+        self._tell(events.EnrollmentSaved)
         self._line.close()
         if self._around.skips_voucher:
             self._turn(Turn.SKIPPED)
@@ -337,14 +339,14 @@ class Attempt:
     def _postpone(self, response: Response, now: Moment, what: str) -> None:
         delay = self._patience.postpone(response, now)
         self._turn(Turn.NOT_YET)
-        self._tell(events.Waiting(str(self.offer), delay, what))
+        self._tell(lambda: events.Waiting(str(self.offer), delay, what))
 
     def _redirect(self, response: Response, now: Moment) -> None:
         target = self._redirects.follow(response, self._line.host, self._line.port, self._path)
         self._path = target.path
         if (target.host, target.port) != (self._line.host, self._line.port):
             self._patience = Patience(self._around.settings)
-            self._tell(events.Redirected(str(self.offer), f"{target.host}:{target.port}"))
+            self._tell(lambda: events.Redirected(str(self.offer), f"{target.host}:{target.port}"))
             self._turn(Turn.REDIRECTED)
             self._line.turn_to(target.host, target.port)
         self._ask(now)
@@ -370,8 +372,9 @@ class Attempt:
     def _turn(self, turn: Turn) -> None:
         self.phase = TRANSITIONS[self.phase, turn]
 
-    def _tell(self, event: events.Event) -> None:
-        self._emit(actions.Notify(event))
+    def _tell(self, make: Callable[[], events.Event]) -> None:
+        if self._around.observed:
+            self._emit(actions.Notify(make()))
 
 
 _REQUESTS: Mapping[Phase, Callable[[Attempt], Request]] = {

@@ -14,7 +14,7 @@ The laws of this file:
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from enum import Enum
 
 from brski_common.errors import BrskiError, PeerFailed, Refused
@@ -92,9 +92,10 @@ class Bootstrap:
         if renewing is not None:
             self._candidates.found(Offer(renewing.host, renewing.port), now.seconds)
             return
-        for offer in self._settings.offers:
+        offers = self._settings.offers
+        for offer in offers:
             delay = self._settings.configured_after if self._searching else 0.0
-            if offer.is_cloud and len(self._settings.offers) + self._searching > 1:
+            if offer.is_cloud and len(offers) + self._searching > 1:
                 delay = self._settings.cloud_after
             self._candidates.found(offer, now.seconds, not_before=now.seconds + delay)
 
@@ -107,13 +108,16 @@ class Bootstrap:
         return None
 
     def _reset(self, now: Moment) -> None:
-        """A factory reset from any state leads back to Discover (RFC 8995, 2.1)."""
+        """A factory reset from any state leads back to Discover (RFC 8995, 2.1); a renewal is left with nothing."""
         self._out.clear()
         for attempt in self._attempts.values():
             attempt.close()
         self._attempts.clear()
         self._emit(actions.Erase())
-        self._emit(actions.Notify(events.ResetDone()))
+        self._tell(events.ResetDone)
+        if self._around.renewing is not None:
+            self.state, self._failure = State.GIVEN_UP, Refused("factory-reset", "what was to be renewed is erased")
+            return
         self.state, self._candidates = State.DISCOVER, Candidates(lambda: 0.0)
         self._begin(now)
 
@@ -121,20 +125,18 @@ class Bootstrap:
 
     def _found(self, offer: Offer, now: Moment) -> None:
         if self.state is State.DISCOVER and self._candidates.found(offer, now.seconds):
-            self._emit(actions.Notify(events.OfferFound(str(offer), offer.source.name.lower())))
+            self._tell(lambda: events.OfferFound(str(offer), offer.source.name.lower()))
 
     def _search(self, now: Moment) -> None:
         if self._searching and self._queries.due <= now.seconds:
             self._emit(actions.Discover(fresh=self._queries.is_fresh))
             self._queries.sent(now.seconds)
-            self._emit(actions.Notify(events.Searching()))
+            self._tell(events.Searching)
 
     # Attempts
 
     def _run_timers(self, now: Moment) -> None:
-        if self.state not in {State.DISCOVER, State.IMPRINTED}:
-            return
-        for attempt in list(self._attempts.values()):
+        for attempt in [each for each in self._attempts.values() if each.is_due(now)]:
             if attempt.number in self._attempts and (not attempt.wants_line(now) or self._make_room(now, attempt)):
                 attempt.due(now)
                 self._settle(attempt, now)
@@ -182,7 +184,7 @@ class Bootstrap:
         first = self._first_phase()
         attempt = Attempt(self._numbers, offer, self._around, self._emit, first=first)
         self._attempts[attempt.number] = attempt
-        self._emit(actions.Notify(events.Connecting(str(offer))))
+        self._tell(lambda: events.Connecting(str(offer)))
         attempt.start(now)
 
     def _first_phase(self) -> Phase:
@@ -216,19 +218,15 @@ class Bootstrap:
         del self._attempts[attempt.number]
         self.state, self._enrollment, self._confirmed = State.ENROLLED, attempt.enrollment, attempt.confirmed
         renewed = self._around.renewing is not None and not self._around.only_confirm
-        self._emit(actions.Notify(events.Renewed() if renewed else events.Operational(attempt.confirmed)))
+        self._tell(events.Renewed if renewed else lambda: events.Operational(attempt.confirmed))
 
     def _failed(self, attempt: Attempt, now: Moment) -> None:
         """Back to Discover; this offer rests, the others do not (RFC 8995, 2.1 and 4.1)."""
         del self._attempts[attempt.number]
         self.state = State.DISCOVER
-        self._failure = attempt.failure or PeerFailed("attempt-ended")
+        failure = self._failure = attempt.failure or PeerFailed("attempt-ended")
         retry_in = self._candidates.failed(attempt.offer, now.seconds)
-        self._emit(
-            actions.Notify(
-                events.AttemptFailed(str(attempt.offer), self._failure.reason, self._failure.detail, retry_in)
-            )
-        )
+        self._tell(lambda: events.AttemptFailed(str(attempt.offer), failure.reason, failure.detail, retry_in))
 
     def _maybe_give_up(self, now: Moment) -> None:
         looked = not self._searching or now.seconds >= self._began + self._settings.search_for
@@ -239,21 +237,32 @@ class Bootstrap:
 
     def _wake(self, now: Moment) -> float | None:
         """When `next` has something to do without any input."""
-        times: list[float | None] = [attempt.timer for attempt in self._attempts.values()]
+        attempts, times, wanting = self._attempts.values(), list[float](), False
+        for attempt in attempts:
+            timer = attempt.timer
+            if timer is not None:
+                times.append(timer)
+                wanting = wanting or (timer <= now.seconds and attempt.wants_line(now))
         if self.state is State.DISCOVER:
-            times.append(self._candidates.wake(now.seconds))
-            if self._searching:
-                times.append(self._queries.due)
-                if self._settings.once and not len(self._candidates):
-                    times.append(self._began + self._settings.search_for)
-            wanting = self._candidates.best(now.seconds) is not None
-        else:
-            wanting = False
-        if wanting or any(attempt.wants_line(now) for attempt in self._attempts.values()):
+            times += self._wake_of_discovery(now)
+            wanting = wanting or self._candidates.best(now.seconds) is not None
+        if wanting:
             times.append(self._last_start + self._settings.attempt_spacing)
-            times.append(self._stalls_at(each for each in self._attempts.values() if not each.is_patient))
-        later = [time for time in times if time is not None and time > now.seconds]
-        return min(later, default=None)
+            times.append(self._stalls_at(attempt for attempt in attempts if not attempt.is_patient))
+        return min((time for time in times if time > now.seconds), default=None)
+
+    def _wake_of_discovery(self, now: Moment) -> Iterable[float]:
+        wake = self._candidates.wake(now.seconds)
+        if wake is not None:
+            yield wake
+        if self._searching:
+            yield self._queries.due
+            if self._settings.once and not len(self._candidates):
+                yield self._began + self._settings.search_for
 
     def _emit(self, action: Action) -> None:
         self._out.append(action)
+
+    def _tell(self, make: Callable[[], events.Event]) -> None:
+        if self._around.observed:
+            self._emit(actions.Notify(make()))

@@ -14,6 +14,7 @@ import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import lru_cache
 
 MAX_OFFERS = 64
 MAX_HOST_CHARACTERS = 255
@@ -160,6 +161,7 @@ def is_usable(offer: Offer) -> bool:
     return offer.host.isascii() and all(part.replace("-", "").isalnum() for part in offer.host.rstrip(".").split("."))
 
 
+@lru_cache(maxsize=MAX_OFFERS)
 def is_address(host: str) -> bool:
     """Whether `host` is an IP address, with or without a zone: then no SNI is sent (RFC 6066, 3)."""
     try:

@@ -12,6 +12,7 @@ from cryptography import x509
 
 from brski_common.certificates import common_name, fingerprint
 from brski_common.telemetry import printable
+from brski_pledge.vouchering import Imprint, checks_made
 
 MAX_DETAIL = 300  # characters
 
@@ -151,6 +152,12 @@ class Imprinted(Event):
     domain: str
     assertion: str
     checks: tuple[str, ...]
+
+    @classmethod
+    def of(cls, offer: str, imprint: Imprint, now: datetime | None) -> Self:
+        """From what was judged at `now`."""
+        owner, assertion = common_name(imprint.pinned), imprint.voucher.value.assertion
+        return cls(offer, owner, str(assertion), checks_made(imprint, now))
 
     def _detail(self) -> str:
         return f"owner {self.domain}, assertion {self.assertion}; checked {', '.join(self.checks)}"

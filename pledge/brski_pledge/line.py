@@ -34,6 +34,7 @@ class Surroundings:
     rekey: bool = True
     only_confirm: bool = False
     fingerprint: bytes | None = None  # SHA-256 of the server's certificate, which a person compared (RFC 8995, 7.2)
+    observed: bool = True  # whether anybody wants events; they are not made for nobody
 
     @property
     def skips_voucher(self) -> bool:
@@ -54,7 +55,8 @@ class Line:
 
     def __init__(self, number: int, offer: Offer, around: Surroundings, emit: Callable[[Action], None]) -> None:
         self.host, self.port = offer.host, offer.port
-        self.credential: Credential = around.device.idevid
+        renewing = around.renewing
+        self.credential: Credential = around.device.idevid if renewing is None else renewing.credential
         self.registrar: Peer | None = None  # as the first connection showed it
         self.binding: bytes | None = None
         self.status = Status.DOWN

@@ -1,55 +1,64 @@
-"""What outlives a reboot: one folder, which is at any moment either as before a change or as after it.
+"""What outlives a reboot: one file, which is at any moment either as before a change or as after it.
 
-    STATE/current                  the name of the generation that counts; without it the device is as from the factory
-    STATE/generation-000001/
-        ldevid.pem                 the LDevID and the CAs above it
-        key.pem                    its private key, PKCS #8, mode 0600
-        anchors.pem                the domain's CA certificates (RFC 7030, 4.1.3)
-        voucher                    the voucher as received
-        pinned.pem                 what the voucher pinned
-        registrar.pem              the registrar's certificate
-        enrollment.json            where the registrar is, when it happened
-        confirmed                  there once the registrar heard of it
+    STATE/identity.pem    all that counts: the LDevID's key and chain, and what else onboarding left; mode 0600
 
-The laws of this file:
+and, for other programs, what `export` writes:
 
-1. A generation is written completely and synced, file by file and folder by folder, before `current` names it.
-2. `current` changes by one rename. Whatever it does not name is rubbish and is erased at the next chance.
-3. A reset removes `current` first: no power loss can leave half an identity in use.
-4. The IDevID is never here (IEEE 802.1AR-2018, 6).
+    STATE/ldevid.pem      the LDevID and the CAs above it
+    STATE/anchors.pem     the domain's CA certificates (RFC 7030, 4.1.3)
+    STATE/voucher         the voucher as received
+
+The laws of this file (docs/adr/0016):
+
+1. `identity.pem` alone decides; without it the device is as from the factory. It is replaced by one rename, of a file
+   that is complete and synced.
+2. It begins with the digest of the rest. What is not as it was written is damage, never another state.
+3. One byte of it changes in place, and is not synced: whether the registrar heard of the enrollment. If a power loss
+   undoes that, the registrar is told a second time, which it does not mind.
+4. A reset takes the name away first: no power loss can leave half an identity in use. A secret that counts no more is
+   overwritten, at the latest at the next boot.
+5. The exports hold no secret, decide nothing, and are written anew where they are not as they should be.
+6. The IDevID is never here (IEEE 802.1AR-2018, 6).
 """
 
+import base64
 import os
-from collections.abc import Iterable
-from contextlib import suppress
-from dataclasses import dataclass, field
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from hashlib import sha256
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_private_key
 
 from brski_common import strictjson
-from brski_common.certificates import Credential, PrivateKey, load_pem, public_key_info, spki, to_pem
+from brski_common.certificates import Credential, PrivateKey, load_certificate, public_key_info, spki, to_der, to_pem
 from brski_common.errors import BrskiError, Misconfigured
 
-CURRENT = "current"
-NEXT = "current.new"
-GENERATION = "generation-"
-LDEVID, KEY, ANCHORS, VOUCHER = "ldevid.pem", "key.pem", "anchors.pem", "voucher"
-PINNED, REGISTRAR, ENROLLMENT, CONFIRMED = "pinned.pem", "registrar.pem", "enrollment.json", "confirmed"
+IDENTITY = "identity.pem"
+NEW, OLD = "identity.new", "identity.old"  # what is being written, what a reset has yet to overwrite
+LDEVID, ANCHORS, VOUCHER = "ldevid.pem", "anchors.pem", "voucher"  # the exports
+EXPORT_NEW = "export.new"  # the one that is being written
 
 SECRET, PRIVATE_FOLDER = 0o600, 0o700
-MAX_FILE_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 2 * 1024 * 1024
 STATE_VERSION = 1
 RENEW_AT = 2 / 3  # of a certificate's lifetime
+
+_SECRETS, _EXPORTS = (NEW, OLD), (LDEVID, ANCHORS, VOUCHER, EXPORT_NEW)
+
+TITLE, PEM_LINE = b"brski-pledge state", 64
+KEY_LABEL, CERTIFICATE_LABEL = b"PRIVATE KEY", b"CERTIFICATE"  # the LDevID
+ANCHOR_LABEL, PINNED_LABEL, REGISTRAR_LABEL = b"BRSKI ANCHOR", b"BRSKI PINNED", b"BRSKI REGISTRAR"
+VOUCHER_LABEL, ABOUT_LABEL = b"BRSKI VOUCHER", b"BRSKI ENROLLMENT"
+_TITLE = re.compile(rb"%s ([0-9]{1,9}), sha256 ([0-9a-f]{64}), reported ([01])" % TITLE)
+_BLOCK = re.compile(rb"-----BEGIN ([A-Z ]+)-----\n([^-]*)\n-----END \1-----\n")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,11 +85,14 @@ class Enrollment:
 
 
 class Disk:
-    """The few things a state folder does to a file system. Each returns when it is done, `sync` when it is durable."""
+    """The few things a state folder does to a file system. What is not said to be durable is so after `sync`."""
 
-    def names(self, folder: Path) -> list[str]:
-        """What a folder holds, sorted; empty if there is no such folder."""
-        return sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    def names(self, folder: Path) -> Sequence[str]:
+        """What a folder holds; empty if there is no such folder."""
+        try:
+            return os.listdir(folder)  # noqa: PTH208 -- the names are wanted, not paths made of them
+        except FileNotFoundError:
+            return ()
 
     def read(self, path: Path) -> bytes:
         """A whole file; raises OSError."""
@@ -88,34 +100,61 @@ class Disk:
             return file.read(MAX_FILE_BYTES)
 
     def make_folder(self, path: Path) -> None:
-        """Make a folder that only its owner may enter, with its parents, unless it is there."""
-        path.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-
-    def write(self, path: Path, data: bytes) -> None:
-        """Write a file that only its owner may read."""
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, SECRET)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-
-    def sync(self, path: Path) -> None:
-        """Make the content of a file, or the names in a folder, durable."""
-        descriptor = os.open(path, os.O_RDONLY)
+        """Make a folder that only its owner may enter, unless it is there; parents that are made too are durable."""
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            path.mkdir(mode=PRIVATE_FOLDER)
+        except FileExistsError:
+            pass
+        except FileNotFoundError:
+            self.make_folder(path.parent)
+            self.sync(path.parent.parent)
+            self.make_folder(path)
 
-    def replace(self, source: Path, target: Path) -> None:
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
+        """Write a file that only its owner may read; if `durable`, its content (not its name) is so on return."""
+        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+            _write_all(descriptor, data)
+            if durable:
+                os.fsync(descriptor)
+
+    def write_byte(self, path: Path, at: int, value: bytes) -> None:
+        """Change one byte of a file; raises OSError if there is none."""
+        with _opened(path, os.O_WRONLY) as descriptor:
+            os.pwrite(descriptor, value, at)
+
+    def sync(self, folder: Path) -> None:
+        """Make the names in a folder durable."""
+        with _opened(folder, os.O_RDONLY) as descriptor:
+            os.fsync(descriptor)
+
+    def rename(self, source: Path, target: Path) -> None:
         """Rename over whatever `target` is."""
         source.replace(target)
 
+    def replace(self, source: Path, target: Path) -> None:
+        """Rename over `target`, durably; only then what `target` was is overwritten with zeros."""
+        try:
+            old = os.open(target, os.O_WRONLY)
+        except FileNotFoundError:
+            source.replace(target)
+            self.sync(target.parent)
+            return
+        try:
+            source.replace(target)
+            self.sync(target.parent)
+            _blank(old)
+        finally:
+            os.close(old)
+
+    def blank(self, path: Path) -> None:
+        """Overwrite a file with zeros, durably."""
+        with _opened(path, os.O_WRONLY) as descriptor:
+            _blank(descriptor)
+
     def remove(self, path: Path) -> None:
-        """Remove a file, or an empty folder; nothing happens if it is gone."""
+        """Remove a file; nothing happens if it is gone."""
         with suppress(FileNotFoundError):
-            if path.is_dir():
-                path.rmdir()
-            else:
-                path.unlink()
+            path.unlink()
 
 
 class Folder:
@@ -130,137 +169,185 @@ class Folder:
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
         device (RFC 8995, 5).
         """
-        generation = self._current()
-        if generation is None:
-            return None
         try:
-            return self._load(generation)
-        except (BrskiError, OSError, ValueError, KeyError, TypeError, UnsupportedAlgorithm) as error:
-            raise Misconfigured("state-damaged", f"{generation}: {error}; `brski-pledge reset` begins anew") from error
+            return _read(self._disk.read(self.path / IDENTITY), self.path)
+        except FileNotFoundError:
+            return None
+        except (BrskiError, OSError, ValueError, LookupError, TypeError, UnsupportedAlgorithm) as error:
+            where = self.path / IDENTITY
+            raise Misconfigured("state-damaged", f"{where}: {error}; `brski-pledge reset` begins anew") from error
 
     def save(self, enrollment: Enrollment) -> Enrollment:
         """Keep `enrollment` instead of whatever was kept; when this returns no power loss can undo it.
 
         Raises Misconfigured, and changes nothing, if the key is not that of the certificate.
         """
-        disk, generation = self._disk, self.path / self._next_name()
+        identity, disk = _write(enrollment), self._disk
+        names = disk.names(self.path)
+        self._erase(_SECRETS, names)
         disk.make_folder(self.path)
-        disk.make_folder(generation)
-        files = dict(_files(enrollment))
-        for name, data in files.items():
-            disk.write(generation / name, data)
-        # All is written before the first sync, which a journal then makes nearly the only one that takes time.
-        for path in (*(generation / name for name in files), generation, self.path, self.path.parent):
-            disk.sync(path)
-        readable = self._load(generation)  # raises before it counts
-        disk.write(self.path / NEXT, generation.name.encode())
-        disk.sync(self.path / NEXT)
-        disk.replace(self.path / NEXT, self.path / CURRENT)
-        disk.sync(self.path)
-        self.tidy()
-        return readable
+        disk.write(self.path / NEW, identity, durable=True)
+        disk.replace(self.path / NEW, self.path / IDENTITY)
+        disk.sync(self.path.parent)
+        if LDEVID in names:
+            with suppress(OSError):  # what counts is kept; the next `export` tries again
+                self.export(enrollment)
+        return replace(enrollment, folder=self.path)
 
     def confirm(self) -> None:
-        """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4)."""
-        generation = self._current()
-        if generation is not None:
-            self._disk.write(generation / CONFIRMED, b"")
-            self._disk.sync(generation / CONFIRMED)
-            self._disk.sync(generation)
+        """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4), if there is one."""
+        with suppress(FileNotFoundError):
+            self._disk.write_byte(self.path / IDENTITY, _REPORTED_AT, b"1")
+
+    def export(self, enrollment: Enrollment) -> None:
+        """Write the certificates and the voucher for other programs; these never see half a file, and no secret."""
+        chain, anchors, names = enrollment.credential.chain, enrollment.anchors, self._disk.names(self.path)
+        for name, data in ((LDEVID, to_pem(*chain)), (ANCHORS, to_pem(*anchors)), (VOUCHER, enrollment.voucher)):
+            path, new = self.path / name, self.path / EXPORT_NEW
+            if name not in names or self._disk.read(path) != data:
+                self._disk.write(new, data, durable=True)
+                self._disk.rename(new, path)
 
     def reset(self) -> None:
         """Back to the factory state: the LDevID, its key and all anchors are erased (IEEE 802.1AR-2018, 6)."""
-        if self._disk.names(self.path):
-            self._disk.remove(self.path / CURRENT)
+        names = self._disk.names(self.path)
+        self._erase(_SECRETS, names)
+        if IDENTITY in names:
+            self._disk.rename(self.path / IDENTITY, self.path / OLD)
             self._disk.sync(self.path)
-            self.tidy()
+        self.tidy()
 
     def tidy(self) -> None:
-        """Erase what no longer counts: old generations, and whatever a power loss left unfinished."""
-        current = self._current()
+        """Erase what counts no more, and what a power loss left unfinished."""
         names = self._disk.names(self.path)
-        rubbish = [name for name in names if name.startswith(GENERATION) and (not current or name != current.name)]
-        for name in rubbish:
-            self._erase(self.path / name)
-        if NEXT in names:
-            self._disk.remove(self.path / NEXT)
-        if rubbish or NEXT in names:
+        self._erase(_SECRETS if IDENTITY in names else (*_SECRETS, *_EXPORTS), names)
+
+    def _erase(self, unwanted: Iterable[str], names: Sequence[str]) -> None:
+        found = [name for name in unwanted if name in names]
+        for name in found:
+            if name in _SECRETS and not (IDENTITY in names and self._is_in_use(name)):
+                # Flash keeps old blocks all the same; encrypt the file system where that matters.
+                self._disk.blank(self.path / name)
+            self._disk.remove(self.path / name)
+        if found:
             self._disk.sync(self.path)
 
-    def _erase(self, generation: Path) -> None:
-        names = self._disk.names(generation)
-        if KEY in names:
-            # Flash keeps old blocks all the same; encrypt the file system where that matters.
-            self._disk.write(generation / KEY, b"\0" * len(self._disk.read(generation / KEY)))
-            self._disk.sync(generation / KEY)
-        for name in names:
-            self._disk.remove(generation / name)
-        self._disk.remove(generation)
-
-    def _current(self) -> Path | None:
-        if CURRENT not in self._disk.names(self.path):
-            return None
-        name = self._disk.read(self.path / CURRENT).decode("ascii", "replace").strip()
-        if not name.removeprefix(GENERATION).isdecimal():
-            raise Misconfigured("state-damaged", f"{self.path / CURRENT}; `brski-pledge reset` begins anew")
-        return self.path / name
-
-    def _next_name(self) -> str:
-        used = [name.removeprefix(GENERATION) for name in self._disk.names(self.path) if name.startswith(GENERATION)]
-        return f"{GENERATION}{max((int(number) for number in used if number.isdecimal()), default=0) + 1:06}"
-
-    def _load(self, generation: Path) -> Enrollment:
-        names = self._disk.names(generation)
-        files = {name: self._disk.read(generation / name) for name in names}
-        about = strictjson.load_object(files[ENROLLMENT])
-        if about.get("version") != STATE_VERSION:
-            raise ValueError(f"version {about.get('version')} is not known")
-        host, port, enrolled_on = about["host"], about["port"], about["enrolled-on"]
-        if not isinstance(host, str) or not isinstance(port, int):
-            raise TypeError("host or port")
-        return Enrollment(
-            credential=_credential(files[KEY], files[LDEVID]),
-            anchors=load_pem(files[ANCHORS]),
-            voucher=files[VOUCHER],
-            pinned=load_pem(files[PINNED])[0],
-            registrar=load_pem(files[REGISTRAR])[0],
-            host=host,
-            port=port,
-            enrolled_on=datetime.fromisoformat(enrolled_on) if isinstance(enrolled_on, str) else None,
-            confirmed=CONFIRMED in names,
-            folder=generation,
-        )
+    def _is_in_use(self, name: str) -> bool:
+        """Whether this may be a second name of the identity, after a rename that a power loss tore apart."""
+        return self._disk.read(self.path / name) == self._disk.read(self.path / IDENTITY)
 
 
-def _files(enrollment: Enrollment) -> Iterable[tuple[str, bytes]]:
+@contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    descriptor = os.open(path, flags, SECRET)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _blank(descriptor: int) -> None:
+    _write_all(descriptor, bytes(os.fstat(descriptor).st_size))
+    os.fsync(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]
+
+
+# The bytes: blocks as in PEM (RFC 7468), of which other programs read the key and the chain
+
+
+def _write(enrollment: Enrollment) -> bytes:
+    """`identity.pem`; raises Misconfigured if the key is not that of the certificate."""
     credential, time = enrollment.credential, enrollment.enrolled_on
+    _check_key(credential.key, credential.certificate)
     about: dict[str, strictjson.JsonValue] = {
-        "version": STATE_VERSION,
         "host": enrollment.host,
         "port": enrollment.port,
         "enrolled-on": None if time is None else time.isoformat(),
     }
-    yield KEY, credential.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    yield LDEVID, to_pem(*credential.chain)
-    yield ANCHORS, to_pem(*enrollment.anchors)
-    yield VOUCHER, enrollment.voucher
-    yield PINNED, to_pem(enrollment.pinned)
-    yield REGISTRAR, to_pem(enrollment.registrar)
-    yield ENROLLMENT, strictjson.dumps(about)
-    if enrollment.confirmed:
-        yield CONFIRMED, b""
+    content = b"".join(
+        (
+            _block(KEY_LABEL, credential.key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())),
+            *(_block(CERTIFICATE_LABEL, to_der(each)) for each in credential.chain),
+            *(_block(ANCHOR_LABEL, to_der(each)) for each in enrollment.anchors),
+            _block(PINNED_LABEL, to_der(enrollment.pinned)),
+            _block(REGISTRAR_LABEL, to_der(enrollment.registrar)),
+            _block(VOUCHER_LABEL, enrollment.voucher),
+            _block(ABOUT_LABEL, strictjson.dumps(about)),
+        )
+    )
+    return _title(content, confirmed=enrollment.confirmed) + content
 
 
-def _credential(key_pem: bytes, chain_pem: bytes) -> Credential:
-    key = load_pem_private_key(key_pem, password=None)
+def _read(data: bytes, folder: Path) -> Enrollment:
+    """The reverse of `_write`; raises ValueError and others if that is not what wrote `data`."""
+    title, _, content = data.partition(b"\n")
+    confirmed, blocks = _check_title(title, content), _blocks(content)
+    [key], [pinned], [registrar] = blocks[KEY_LABEL], blocks[PINNED_LABEL], blocks[REGISTRAR_LABEL]
+    [voucher], [about] = blocks[VOUCHER_LABEL], map(strictjson.load_object, blocks[ABOUT_LABEL])
+    host, port, enrolled_on = about["host"], about["port"], about["enrolled-on"]
+    if not isinstance(host, str) or not isinstance(port, int):
+        raise TypeError("host or port")
+    return Enrollment(
+        credential=_credential(key, blocks[CERTIFICATE_LABEL]),
+        anchors=tuple(map(load_certificate, blocks[ANCHOR_LABEL])),
+        voucher=voucher,
+        pinned=load_certificate(pinned),
+        registrar=load_certificate(registrar),
+        host=host,
+        port=port,
+        enrolled_on=datetime.fromisoformat(enrolled_on) if isinstance(enrolled_on, str) else None,
+        confirmed=confirmed,
+        folder=folder,
+    )
+
+
+def _title(content: bytes, *, confirmed: bool) -> bytes:
+    digest = sha256(content).hexdigest().encode()
+    return b"%s %d, sha256 %s, reported %d\n" % (TITLE, STATE_VERSION, digest, confirmed)
+
+
+_REPORTED_AT = len(_title(b"", confirmed=False)) - 2
+
+
+def _check_title(title: bytes, content: bytes) -> bool:
+    """Whether the registrar heard of it; raises ValueError for what is not as it was written."""
+    found = _TITLE.fullmatch(title)
+    if found is None:
+        raise ValueError("this is no state of a pledge")
+    if int(found[1]) != STATE_VERSION:
+        raise ValueError(f"version {int(found[1])} is not known")
+    if found[2].decode() != sha256(content).hexdigest():
+        raise ValueError("it is not as it was written")
+    return found[3] == b"1"
+
+
+def _blocks(content: bytes) -> Mapping[bytes, list[bytes]]:
+    """The blocks by their labels, in order."""
+    blocks = defaultdict[bytes, list[bytes]](list)
+    for label, text in _BLOCK.findall(content):
+        blocks[label].append(base64.b64decode(text))
+    return blocks
+
+
+def _block(label: bytes, data: bytes) -> bytes:
+    text = base64.b64encode(data)
+    lines = b"\n".join(text[at : at + PEM_LINE] for at in range(0, len(text), PEM_LINE))
+    return b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, lines, label)
+
+
+def _credential(key_der: bytes, chain: Sequence[bytes]) -> Credential:
+    key, certificates = load_der_private_key(key_der, password=None), tuple(map(load_certificate, chain))
     if not isinstance(key, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey):
         raise TypeError("a key of a kind not used here")
-    return credential_of(key, chain_pem)
+    _check_key(key, certificates[0])
+    return Credential(key, certificates)
 
 
-def credential_of(key: PrivateKey, chain_pem: bytes) -> Credential:
-    """A key and the PEM of its chain, checked to belong together; raises Misconfigured, Malformed."""
-    chain = load_pem(chain_pem)
-    if public_key_info(key.public_key()) != spki(chain[0]):
+def _check_key(key: PrivateKey, certificate: x509.Certificate) -> None:
+    if public_key_info(key.public_key()) != spki(certificate):
         raise Misconfigured("key-not-of-certificate", "the private key is not that of the first certificate")
-    return Credential(key, chain)

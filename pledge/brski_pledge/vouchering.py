@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import cached_property
 from itertools import pairwise
 
 from cryptography import x509
@@ -74,7 +75,7 @@ class VoucherPolicy:
     signer_oid: ObjectIdentifier | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Device:
     """Who we are and whom our maker told us to believe."""
 
@@ -82,7 +83,7 @@ class Device:
     anchors: Anchors
     policy: VoucherPolicy
 
-    @property
+    @cached_property
     def serial_number(self) -> str:
         """The product serial number in the IDevID (RFC 8995, 2.3.1); raises Untrusted."""
         return serial_number(self.idevid.certificate)
@@ -263,7 +264,8 @@ def _path_to_certificate(
 ) -> tuple[tuple[x509.Certificate, ...], x509.Certificate]:
     # "consider the public key from the pinned-domain-cert as the sole temporary trust anchor" (5.6.2):
     # the key counts, so another certificate of the same CA key will do as well.
-    same_key = [each for each in peer.chain[1:] if spki(each) == spki(pinned)]
+    pinned_key = spki(pinned)
+    same_key = [each for each in peer.chain[1:] if spki(each) == pinned_key]
     try:
         anchors = Anchors([pinned, *same_key])
         path = build_path(peer.certificate, peer.chain[1:], anchors, now, leaf_may_be_anchor=True)

@@ -25,7 +25,7 @@ from brski_common.certificates import load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
-from brski_pledge.state import KEY, Folder
+from brski_pledge.state import IDENTITY, Folder
 from tests.support.link_host import write_device
 from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, folder_of, serve
 from tests.support.world import NOW, Domain, Manufacturer, key_for
@@ -213,8 +213,7 @@ async def test_a_report_cut_off_by_power_loss_is_made_at_the_next_boot(tmp_path:
         device = pledge(tmp_path / "state", address)
         enrollment = (await device.onboard()).enrollment
         assert enrollment is not None
-        assert enrollment.folder is not None
-        (enrollment.folder / "confirmed").unlink()
+        Folder(tmp_path / "state").save(replace(enrollment, confirmed=False))
         await pledge(tmp_path / "state", address).onboard()
     assert len(registrar.reports("enrollstatus")) == 2
     kept = device.enrollment
@@ -272,7 +271,7 @@ async def test_no_key_and_no_nonce_is_logged(tmp_path: Path, caplog: pytest.LogC
         outcome = await pledge(tmp_path / "state", address, events=events).onboard()
     assert outcome.enrollment is not None
     assert outcome.enrollment.folder is not None
-    secret = (outcome.enrollment.folder / KEY).read_text().split("\n")[1]
+    secret = (outcome.enrollment.folder / IDENTITY).read_text().split("\n")[2]
     shown = caplog.text + repr(events) + repr(outcome) + "".join(event.detail for event in events)
     assert secret not in shown
     assert "PRIVATE" not in shown

@@ -1,18 +1,22 @@
 """The state folder: complete or as before, whenever the power goes (RFC 8995, 1.3.4)."""
 
+import re
+import ssl
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from brski_common.certificates import Credential
+from brski_common import keys
+from brski_common.certificates import Credential, load_pem, to_pem
 from brski_common.errors import Misconfigured
-from brski_pledge.state import CONFIRMED, CURRENT, ENROLLMENT, KEY, LDEVID, Disk, Enrollment, Folder
+from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, OLD, VOUCHER, Disk, Enrollment, Folder
 from tests.support.registrar_fake import folder_of
 from tests.support.world import NOW, Domain, key_for
 
@@ -53,8 +57,7 @@ def test_what_is_saved_is_read_after_a_reboot(tmp_path: Path) -> None:
     assert replace(kept, folder=None, credential=FIRST.credential) == FIRST
     assert kept.credential.chain == FIRST.credential.chain
     assert kept.credential.key.private_numbers() == FIRST.credential.key.private_numbers()  # type: ignore[union-attr] # an elliptic curve key
-    assert kept.folder is not None
-    assert (kept.folder / LDEVID).is_file()
+    assert kept.folder == tmp_path / "state"
 
 
 @pytest.mark.req("EI-16")
@@ -64,27 +67,91 @@ def test_renewal_is_due_long_before_the_end() -> None:
     assert left * 3 == certificate.not_valid_after_utc - certificate.not_valid_before_utc
 
 
-def test_only_the_owner_may_read_the_key(tmp_path: Path) -> None:
-    kept = Folder(tmp_path / "state").save(FIRST)
-    assert kept.folder is not None
-    assert stat.S_IMODE((kept.folder / KEY).stat().st_mode) == 0o600
-    assert stat.S_IMODE(kept.folder.stat().st_mode) == 0o700
+def test_only_the_owner_may_read_what_is_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "deep" / "state")
+    folder.save(FIRST)
+    folder.confirm()
+    folder.export(FIRST)
+    assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+    assert {path.name for path in folder.path.iterdir()} == {IDENTITY, LDEVID, ANCHORS, VOUCHER}
+    for path in folder.path.iterdir():
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
 
 
-def test_a_renewal_replaces_the_generation_and_erases_the_old_key(tmp_path: Path) -> None:
+def test_one_file_holds_all_that_counts(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
-    old, new = folder.save(FIRST), folder.save(SECOND)
+    folder.save(FIRST)
+    folder.confirm()
+    assert list(folder_of(folder.path)) == [IDENTITY]
+
+
+def test_other_programs_take_the_identity_as_key_and_chain(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    identity = folder.path / IDENTITY
+    ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(identity)
+    credential = keys.load_credential(str(identity), identity)
+    assert credential.chain == FIRST.credential.chain, "no anchor passes for a part of the chain"
+
+
+def test_an_export_holds_the_rest_and_no_secret(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    folder.export(FIRST)
+    assert load_pem((folder.path / LDEVID).read_bytes()) == FIRST.credential.chain
+    assert load_pem((folder.path / ANCHORS).read_bytes()) == FIRST.anchors
+    assert (folder.path / VOUCHER).read_bytes() == FIRST.voucher
+    assert [name for name, content in folder_of(folder.path).items() if b"PRIVATE" in content] == [IDENTITY]
+
+
+def test_what_somebody_did_to_an_export_changes_nothing_and_is_mended(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    folder.export(FIRST)
+    whole = folder_of(folder.path)
+    (folder.path / LDEVID).write_bytes(to_pem(*SECOND.credential.chain))
+    (folder.path / ANCHORS).unlink()
+    kept = folder.load()
+    assert kept is not None
+    assert same(kept, FIRST)
+    folder.export(kept)
+    assert folder_of(folder.path) == whole
+
+
+def test_who_has_exports_gets_those_of_the_renewed_identity(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    folder.export(FIRST)
+    folder.save(SECOND)
+    assert load_pem((folder.path / LDEVID).read_bytes()) == SECOND.credential.chain
+
+
+def test_a_disk_that_takes_no_export_keeps_the_identity_all_the_same(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    (folder.path / LDEVID).mkdir(parents=True)
+    folder.save(FIRST)
+    assert same(folder.load(), FIRST)
+    with pytest.raises(OSError, match="directory"):
+        folder.export(FIRST)
+
+
+def test_a_renewal_replaces_the_identity_and_overwrites_the_old_key(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    with (folder.path / IDENTITY).open("rb") as old:
+        folder.save(SECOND)
+        assert not any(old.read()), "nothing but zeros"
     assert same(folder.load(), SECOND)
-    assert old.folder is not None
-    assert not old.folder.exists()
-    assert new.folder != old.folder
 
 
 @pytest.mark.req("AR-06")
 def test_a_reset_leaves_nothing(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
     folder.save(FIRST)
-    folder.reset()
+    folder.export(FIRST)
+    with (folder.path / IDENTITY).open("rb") as old:
+        folder.reset()
+        assert not any(old.read()), "nothing but zeros"
     assert folder.load() is None
     assert folder_of(tmp_path) == {}
     folder.reset()
@@ -93,47 +160,72 @@ def test_a_reset_leaves_nothing(tmp_path: Path) -> None:
 def test_that_the_registrar_heard_of_it_is_kept_too(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
     folder.confirm()
+    assert folder_of(tmp_path) == {}, "there is nothing to confirm"
     saved = folder.save(FIRST)
     assert not saved.confirmed
     folder.confirm()
     kept = folder.load()
     assert kept is not None
     assert kept.confirmed
-    again = folder.save(kept)
-    assert again.folder is not None
-    assert (again.folder / CONFIRMED).exists()
+    folder.save(kept)
+    again = folder.load()
+    assert again is not None
+    assert again.confirmed
+    folder.save(SECOND)
+    anew = folder.load()
+    assert anew is not None
+    assert not anew.confirmed, "nobody heard of this one yet"
 
 
 @pytest.mark.req("ST-02")
-@pytest.mark.parametrize("name", [KEY, LDEVID, ENROLLMENT, "anchors.pem", "pinned.pem", "voucher"])
-@pytest.mark.parametrize("damage", [b"", b"junk", None])
-def test_a_damaged_state_is_no_factory_state(tmp_path: Path, name: str, damage: bytes | None) -> None:
+@pytest.mark.parametrize("damage", [b"", b"junk", b"\0" * 4096])
+def test_a_damaged_state_is_no_factory_state(tmp_path: Path, damage: bytes) -> None:
     folder = Folder(tmp_path / "state")
-    saved = folder.save(FIRST)
-    assert saved.folder is not None
-    if damage is None:
-        (saved.folder / name).unlink()
-    else:
-        (saved.folder / name).write_bytes(damage)
-    if name == "voucher" and damage is not None:
-        return  # kept for the record, never read
+    folder.save(FIRST)
+    (folder.path / IDENTITY).write_bytes(damage)
     with pytest.raises(Misconfigured) as caught:
         folder.load()
     assert caught.value.reason == "state-damaged"
-    assert "PRIVATE" not in str(caught.value)
     folder.reset()
     assert folder.load() is None
 
 
-@pytest.mark.parametrize("content", [b"", b"../../etc", b"generation-", b"generation-9", b"\xff", b"x" * 100])
-def test_a_damaged_pointer_is_no_factory_state(tmp_path: Path, content: bytes) -> None:
+@pytest.mark.req("ST-02")
+@given(data=st.data())
+def test_no_changed_byte_goes_unnoticed(data: st.DataObject) -> None:
+    disk = prepared(FIRST)
+    node = disk.now[ROOT / IDENTITY]
+    assert node is not None
+    whole, other = node.volatile, data.draw(st.integers(1, 255))
+    at = data.draw(st.one_of(st.integers(0, 120), st.integers(0, len(whole) - 1)))
+    content = bytearray(whole)
+    content[at] ^= other
+    node.volatile = data.draw(st.sampled_from([bytes(content), bytes(content[:at])]))
+    if node.volatile == whole.replace(b"reported 0", b"reported 1", 1):
+        return  # the one change that is meant
+    with pytest.raises(Misconfigured) as caught:
+        Folder(ROOT, disk).load()
+    assert caught.value.reason == "state-damaged"
+    assert "PRIVATE" not in str(caught.value)
+
+
+@pytest.mark.req("ST-02")
+@pytest.mark.parametrize(
+    "label", [b"PRIVATE KEY", b"CERTIFICATE", b"BRSKI ANCHOR", b"BRSKI PINNED", b"BRSKI ENROLLMENT"]
+)
+@pytest.mark.parametrize("content", [b"", b"AAAA"])
+def test_a_state_with_a_good_digest_is_still_read_with_care(tmp_path: Path, label: bytes, content: bytes) -> None:
     folder = Folder(tmp_path / "state")
     folder.save(FIRST)
-    (tmp_path / "state" / CURRENT).write_bytes(content)
-    with pytest.raises(Misconfigured):
+    path = folder.path / IDENTITY
+    block = rb"(-----BEGIN %s-----\n)[^-]*" % label
+    written = re.sub(block, rb"\1%s\n" % content, path.read_bytes().partition(b"\n")[2])
+    path.write_bytes(
+        b"brski-pledge state 1, sha256 %s, reported 0\n%s" % (sha256(written).hexdigest().encode(), written)
+    )
+    with pytest.raises(Misconfigured) as caught:
         folder.load()
-    folder.reset()
-    assert folder.load() is None
+    assert caught.value.reason == "state-damaged"
 
 
 def test_a_key_of_another_certificate_is_never_kept(tmp_path: Path) -> None:
@@ -146,11 +238,10 @@ def test_a_key_of_another_certificate_is_never_kept(tmp_path: Path) -> None:
 
 def test_a_state_of_a_later_version_is_not_guessed_at(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
-    saved = folder.save(FIRST)
-    assert saved.folder is not None
-    about = saved.folder / ENROLLMENT
-    about.write_bytes(about.read_bytes().replace(b'"version":1', b'"version":2'))
-    with pytest.raises(Misconfigured):
+    folder.save(FIRST)
+    path = folder.path / IDENTITY
+    path.write_bytes(path.read_bytes().replace(b"state 1,", b"state 2,", 1))
+    with pytest.raises(Misconfigured, match="version 2 is not known"):
         folder.load()
 
 
@@ -183,7 +274,7 @@ class ForgetfulDisk(Disk):
     now: dict[Path, _Node | None] = field(default_factory=dict)  # None: a folder
     kept: dict[Path, _Node | None] = field(default_factory=dict)
 
-    def names(self, folder: Path) -> list[str]:
+    def names(self, folder: Path) -> Sequence[str]:
         return sorted(path.name for path in self.now if path.parent == folder)
 
     def read(self, path: Path) -> bytes:
@@ -193,36 +284,61 @@ class ForgetfulDisk(Disk):
         return node.volatile
 
     def make_folder(self, path: Path) -> None:
-        for each in [*reversed(path.parents), path]:
-            if each not in self.now:
-                self._step()
-                self.now[each] = None
+        for each in [each for each in [*reversed(path.parents), path] if each not in self.now]:
+            self._step()
+            self.now[each] = None
+            if each != path:
+                self.sync(each.parent)
 
-    def write(self, path: Path, data: bytes) -> None:
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
         node = self.now.get(path) or _Node()
         self.now[path] = node
         self._step()
         node.volatile = data[: len(data) // 2]
         self._step()
         node.volatile = data
+        if durable:
+            self._step()
+            node.durable = data
 
-    def sync(self, path: Path) -> None:
-        self._step()
+    def write_byte(self, path: Path, at: int, value: bytes) -> None:
         node = self.now.get(path)
-        if node is not None:
-            node.durable = node.volatile
-            return
-        for each in [each for each in self.kept if each.parent == path and each not in self.now]:
-            del self.kept[each]
-        self.kept |= {each: node for each, node in self.now.items() if each.parent == path}
+        if node is None:
+            raise FileNotFoundError(path)
+        self._step()
+        node.volatile = node.volatile[:at] + value + node.volatile[at + 1 :]
 
-    def replace(self, source: Path, target: Path) -> None:
+    def sync(self, folder: Path) -> None:
+        self._step()
+        for each in [each for each in self.kept if each.parent == folder and each not in self.now]:
+            del self.kept[each]
+        self.kept |= {each: node for each, node in self.now.items() if each.parent == folder}
+
+    def rename(self, source: Path, target: Path) -> None:
         self._step()
         self.now[target] = self.now.pop(source)
+
+    def replace(self, source: Path, target: Path) -> None:
+        old = self.now.get(target)
+        self.rename(source, target)
+        self.sync(target.parent)
+        if old is not None:
+            self._blank(old)
+
+    def blank(self, path: Path) -> None:
+        node = self.now[path]
+        assert node is not None
+        self._blank(node)
 
     def remove(self, path: Path) -> None:
         self._step()
         self.now.pop(path, None)
+
+    def _blank(self, node: _Node) -> None:
+        self._step()
+        node.volatile = bytes(len(node.volatile))
+        self._step()
+        node.durable = node.volatile
 
     def after_power_loss(self) -> "ForgetfulDisk":
         """What is found at the next boot."""
@@ -279,6 +395,11 @@ def crashes(work: Callable[[Folder], object], *saved: Enrollment, keeps: Callabl
             return
 
 
+def secrets_on(disk: ForgetfulDisk) -> list[str]:
+    """The names of what holds a private key."""
+    return sorted(path.name for path, node in disk.now.items() if node is not None and b"PRIVATE" in node.volatile)
+
+
 @pytest.mark.req("ST-04")
 @pytest.mark.parametrize("keeps", [lambda: False, lambda: True], ids=["nothing unsynced", "everything unsynced"])
 @pytest.mark.parametrize("before", [None, FIRST], ids=["factory", "enrolled"])
@@ -290,11 +411,14 @@ def test_saving_is_all_or_nothing_whenever_the_power_goes(before: Enrollment | N
         assert same(kept, before) or same(kept, SECOND)
         found.append(kept)
         folder.tidy()
+        assert same(folder.load(), kept), "tidying touches nothing that counts"
+        assert secrets_on(disk) == ([] if kept is None else [IDENTITY])
         folder.save(FIRST)
         assert same(folder.load(), FIRST), "a device that lost power can be enrolled again"
+        assert same(Folder(ROOT, disk.after_power_loss()).load(), FIRST)
     assert same(found[0], before)
     assert same(found[-1], SECOND)
-    assert len(found) > 30
+    assert len(found) >= 8
 
 
 @pytest.mark.req("ST-04", "AR-06")
@@ -304,9 +428,10 @@ def test_a_reset_is_all_or_nothing_too_and_is_finished_at_the_next_chance(keeps:
         folder = Folder(ROOT, disk)
         kept = folder.load()
         assert same(kept, None) or same(kept, FIRST)
-        if kept is None:
-            folder.tidy()
-            assert [path.name for path in disk.now if path.name == KEY] == []
+        folder.tidy()
+        assert secrets_on(disk) == ([] if kept is None else [IDENTITY])
+        folder.reset()
+        assert [path.name for path in disk.now if path.parent == ROOT] == []
 
 
 @given(data=st.data())
@@ -323,6 +448,22 @@ def test_whatever_part_of_the_unsynced_survives(data: st.DataObject) -> None:
         whole = False
     else:
         whole = True
-    kept = Folder(ROOT, disk.after_power_loss()).load()
+    found = disk.after_power_loss()
+    kept = Folder(ROOT, found).load()
     wanted = {"save": SECOND, "reset": None, "confirm": FIRST}[work]
     assert same(kept, wanted) or (not whole and same(kept, FIRST))
+    Folder(ROOT, found).tidy()
+    assert same(Folder(ROOT, found).load(), kept)
+    assert secrets_on(found) == ([] if kept is None else [IDENTITY])
+
+
+@pytest.mark.parametrize("name", [NEW, OLD])
+def test_a_second_name_of_the_file_in_use_is_not_overwritten(tmp_path: Path, name: str) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    (folder.path / name).hardlink_to(folder.path / IDENTITY)
+    folder.tidy()
+    assert same(folder.load(), FIRST)
+    (folder.path / name).hardlink_to(folder.path / IDENTITY)
+    folder.reset()
+    assert folder_of(tmp_path) == {}

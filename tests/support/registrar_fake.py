@@ -186,6 +186,7 @@ class Stage:
     rekey: bool = True
     only_confirm: bool = False
     fingerprint: bytes | None = None
+    observed: bool = True
     save: Callable[[Enrollment], actions.Input | None] = lambda _: None
     lists: dict[str, bytes] = field(default_factory=dict)
     fetches: bool = True
@@ -230,6 +231,7 @@ class Stage:
                 rekey=self.rekey,
                 only_confirm=self.only_confirm,
                 fingerprint=self.fingerprint,
+                observed=self.observed,
             )
             self._machine = Bootstrap(around, self.now)
         return self._machine
