@@ -38,6 +38,9 @@ _SCHEMES: dict[str, Scheme] = {
 
 def read_digest(element: der.Element) -> Digest:
     """The digest a digestAlgorithm names; raises Malformed, UnsupportedFormat."""
+    usual = _USUAL_DIGESTS.get(element.encoded)
+    if usual is not None:
+        return usual
     name, parameters = _algorithm(element)
     if name not in _DIGESTS:
         raise UnsupportedFormat("cms-digest-unsupported", name)
@@ -47,6 +50,9 @@ def read_digest(element: der.Element) -> Digest:
 
 def read_scheme(element: der.Element, digest: Digest) -> Scheme:
     """The scheme of a signatureAlgorithm, which must fit the digestAlgorithm; raises Malformed, UnsupportedFormat."""
+    usual = _USUAL_SCHEMES.get(element.encoded)
+    if usual is not None and usual.digest == digest:
+        return usual
     name, parameters = _algorithm(element)
     if name == _RSASSA_PSS and parameters is not None:
         return _pss(parameters, digest)
@@ -99,3 +105,8 @@ def _algorithm(element: der.Element) -> tuple[str, der.Element | None]:
 def _check_no_parameters(parameters: der.Element | None) -> None:
     if parameters is not None and parameters.encoded != der.NULL:
         raise Malformed("cms-algorithm", "unexpected algorithm parameters")
+
+
+# What nearly every message has, as DER: known by its bytes, without a look inside.
+_USUAL_DIGESTS = {write_digest(digest): digest for digest in _DIGEST_OIDS}
+_USUAL_SCHEMES = {write_scheme(scheme): scheme for scheme in _SCHEMES.values() if scheme.key != "RSA"}

@@ -51,6 +51,7 @@ class Format(Enum):
             raise UnsupportedFormat("media-type-unknown", media_type[:128]) from error
 
 
+_NOBODY = Anchors()
 Envelope = cms.SignedData | jws.SignedJson | cose.Sign1
 Model = TypeVar("Model", bound=VoucherData, covariant=True)
 OfModel = TypeVar("OfModel", bound=VoucherData)
@@ -92,7 +93,7 @@ class Unverified(Generic[Model]):
 
     def verify_signed_by(self, certificate: x509.Certificate) -> Verified[Model]:
         """Verify that the key of `certificate`, which the caller trusts, made the signature; raises Untrusted."""
-        signer = _verify_signature(self.envelope, certificate, Anchors())
+        signer = _verify_signature(self.envelope, certificate, _NOBODY)
         return self._verified(signer, (signer,))
 
     def verify_consistent(self, now: datetime | None, *, beside: Collection[x509.Certificate] = ()) -> Verified[Model]:
@@ -101,9 +102,9 @@ class Unverified(Generic[Model]):
         This shows consistency only. The last of the path says which domain the signer speaks for.
         `beside` are certificates that came along for another reason, such as a pledge's chain.
         """
-        signer = _verify_signature(self.envelope, None, Anchors())
+        signer = _verify_signature(self.envelope, None, _NOBODY)
         _check_signing_time(self.envelope, now)
-        own = [certificate for certificate in self.certificates if certificate not in beside]
+        own = [certificate for certificate in self.certificates if not beside or certificate not in beside]
         tops = [certificate for certificate in own if is_ca(certificate) and is_self_issued(certificate)]
         if not tops:
             tops = _highest(signer, own)

@@ -9,7 +9,7 @@ What the entries mean for a device is decided by the registrar; what is logged, 
 """
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -96,7 +96,7 @@ def read(data: bytes) -> AuditLog:
     """Read a log; raises Malformed."""
     document = strictjson.load_object(data, limit=MAX_AUDITLOG_BYTES)
     events = document.get("events")
-    if isinstance(events, str) or not isinstance(events, Sequence):
+    if not isinstance(events, list):
         raise Malformed("auditlog-events-malformed", "events is mandatory and a list")
     if len(events) > MAX_EVENTS:
         raise Malformed("auditlog-too-long", f"{len(events)} events, at most {MAX_EVENTS}")
@@ -132,7 +132,7 @@ def _event(members: Mapping[str, JsonValue]) -> AuditEvent:
 
 
 def _object(value: JsonValue, name: str) -> Mapping[str, JsonValue]:
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise Malformed(f"auditlog-{name}-malformed", f"{name} is not an object")
     return value
 

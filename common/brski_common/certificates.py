@@ -2,13 +2,18 @@
 
 Only reading happens here; whether a certificate is trusted is decided in `paths`. IDevID fields:
 RFC 8995, 2.3 and IEEE 802.1AR-2018, 8. domainID: RFC 8995, 5.8.2.
+
+A certificate is read once for as long as it is remembered (`facts_of`): one onboarding asks the same few questions of
+the same few certificates a hundred times. Only what stands in the bytes is remembered, never a verdict.
 """
 
 import hashlib
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from threading import Lock
+from typing import Any, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -81,6 +86,108 @@ class HardwareModuleName:
     hw_serial_number: bytes
 
 
+ExtensionValue = TypeVar("ExtensionValue", bound=x509.ExtensionType)
+
+
+class Facts:
+    """What stands in one certificate. Equal only to itself: a cheap key for what is remembered about it."""
+
+    def __init__(self, certificate: x509.Certificate, der_bytes: bytes | None = None) -> None:
+        self.certificate = certificate
+        self.der = certificate.public_bytes(Encoding.DER) if der_bytes is None else der_bytes
+        self.extensions: dict[ObjectIdentifier, x509.Extension[Any]] = {}
+        self.critical: list[ObjectIdentifier] = []
+        for extension in certificate.extensions:
+            oid = extension.oid
+            self.extensions[oid] = extension
+            if extension.critical:
+                self.critical.append(oid)
+        key = certificate.public_key()
+        self.rsa_key = key if isinstance(key, rsa.RSAPublicKey) else None
+        self.not_before = certificate.not_valid_before_utc
+        self.not_after = certificate.not_valid_after_utc
+        self.is_self_issued = certificate.subject == certificate.issuer
+        basic = self.value(x509.BasicConstraints)
+        self.is_ca = basic is not None and basic.ca
+        self.path_length = None if basic is None else basic.path_length
+        usages = self.value(x509.ExtendedKeyUsage)
+        self.extended_key_usages = frozenset(() if usages is None else usages)
+
+    def value(self, kind: type[ExtensionValue]) -> ExtensionValue | None:
+        """The value of an extension, None without it."""
+        found = self.extensions.get(kind.oid)
+        return None if found is None else found.value
+
+    @cached_property
+    def fingerprint(self) -> bytes:
+        """SHA-256 of the DER, 32 bytes."""
+        return hashlib.sha256(self.der).digest()
+
+    @cached_property
+    def spki(self) -> bytes:
+        """The DER SubjectPublicKeyInfo."""
+        return public_key_info(self.certificate.public_key())
+
+    @cached_property
+    def spki_sha256(self) -> bytes:
+        """Its SHA-256, 32 bytes."""
+        return hashlib.sha256(self.spki).digest()
+
+    @cached_property
+    def issuer_and_serial(self) -> bytes:
+        """Issuer and serial number byte for byte as the certificate has them, as in an IssuerAndSerialNumber."""
+        #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, … }
+        fields = der.parse(self.der).children()[0].fields()
+        fields.optional(der.context(0))
+        serial = fields.take(der.INTEGER)
+        fields.take(der.SEQUENCE)
+        return fields.take(der.SEQUENCE).encoded + serial.encoded
+
+    @cached_property
+    def issuer_forms(self) -> frozenset[bytes]:
+        """See `idevid_issuer_forms`."""
+        full = idevid_issuer(self.certificate)
+        key_id = authority_key_id(self.certificate)
+        bare = () if key_id is None else (key_id, der.octet_string(key_id))
+        return frozenset((full, der.parse(full).content, *bare))
+
+
+class _Remembered:
+    """The facts of the last certificates asked about, found by identity: that needs no hash of the whole certificate.
+
+    Whoever is in here is kept alive by it, so that no other certificate can have its `id`.
+    """
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Facts] = {}
+        self._lock = Lock()  # services sign in threads
+
+    def __call__(self, certificate: x509.Certificate) -> Facts:
+        try:
+            return self._by_id[id(certificate)]
+        except KeyError:
+            return self.add(Facts(certificate))
+
+    def known(self, certificate: x509.Certificate) -> Facts | None:
+        """The facts of a certificate that was asked about before, for a question not worth reading it."""
+        return self._by_id.get(id(certificate))
+
+    def add(self, facts: Facts) -> Facts:
+        with self._lock:
+            if len(self._by_id) >= PARSED_CERTIFICATES:
+                del self._by_id[next(iter(self._by_id))]  # the oldest
+            self._by_id[id(facts.certificate)] = facts
+        return facts
+
+    def cache_clear(self) -> None:
+        """Forget all, as `lru_cache` does."""
+        with self._lock:
+            self._by_id.clear()
+
+
+facts_of = _Remembered()
+
+
 def load_certificate(data: bytes) -> x509.Certificate:
     """Parse one DER certificate, once for as long as it is remembered; raises Malformed."""
     if len(data) > MAX_CERTIFICATE_BYTES:
@@ -93,15 +200,14 @@ def _load_certificate(data: bytes) -> x509.Certificate:
     try:
         certificate = x509.load_der_x509_certificate(data)
         # pyca parses lazily: what is broken shall show here, not in the middle of a decision.
-        certificate.public_key()
-        _ = certificate.extensions, certificate.subject, certificate.issuer, certificate.not_valid_after_utc
+        facts = Facts(certificate, data)
     except PYCA_ERRORS as error:
         raise Malformed("certificate-malformed", _words(error)) from error
     if data[-len(certificate.signature) - 1] != 0:  # unused bits of a BIT STRING, which no signature algorithm has
         raise Malformed("certificate-malformed", "the signature does not end with an octet")
     if certificate.serial_number <= 0:
         raise Malformed("certificate-malformed", "the certificate's serial number is not positive (RFC 5280, 4.1.2.2)")
-    return certificate
+    return facts_of.add(facts).certificate
 
 
 def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -110,7 +216,7 @@ def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
         raise Malformed("pem-too-large", f"{len(data)} bytes, at most {MAX_PEM_BYTES}")
     try:
         parsed = x509.load_pem_x509_certificates(data)
-        return tuple(load_certificate(to_der(certificate)) for certificate in parsed)
+        return tuple(load_certificate(certificate.public_bytes(Encoding.DER)) for certificate in parsed)
     except PYCA_ERRORS as error:
         raise Malformed("certificate-malformed", _pem_words(data, error)) from error
 
@@ -130,7 +236,8 @@ def _words(error: Exception) -> str:
 
 def to_der(certificate: x509.Certificate) -> bytes:
     """The certificate's DER bytes."""
-    return certificate.public_bytes(Encoding.DER)
+    known = facts_of.known(certificate)
+    return certificate.public_bytes(Encoding.DER) if known is None else known.der
 
 
 def to_pem(*certificates: x509.Certificate) -> bytes:
@@ -140,7 +247,7 @@ def to_pem(*certificates: x509.Certificate) -> bytes:
 
 def fingerprint(certificate: x509.Certificate) -> bytes:
     """SHA-256 of the certificate's DER, 32 bytes."""
-    return hashlib.sha256(to_der(certificate)).digest()
+    return facts_of(certificate).fingerprint
 
 
 def public_key_info(key: CertificatePublicKeyTypes) -> bytes:
@@ -150,13 +257,17 @@ def public_key_info(key: CertificatePublicKeyTypes) -> bytes:
 
 def spki(certificate: x509.Certificate) -> bytes:
     """The certificate's DER SubjectPublicKeyInfo."""
-    return public_key_info(certificate.public_key())
+    return facts_of(certificate).spki
 
 
-@lru_cache(maxsize=PARSED_CERTIFICATES)
 def spki_sha256(certificate: x509.Certificate) -> bytes:
-    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes (RFC 7469, 2.4); remembered, a registrar's is asked for often."""
-    return hashlib.sha256(spki(certificate)).digest()
+    """SHA-256 of the SubjectPublicKeyInfo, 32 bytes (RFC 7469, 2.4)."""
+    return facts_of(certificate).spki_sha256
+
+
+def extension(certificate: x509.Certificate, kind: type[ExtensionValue]) -> ExtensionValue | None:
+    """The value of one extension, None without it."""
+    return facts_of(certificate).value(kind)
 
 
 def common_name(certificate: x509.Certificate) -> str:
@@ -191,18 +302,14 @@ def masa_url(certificate: x509.Certificate) -> str | None:
 
 def subject_key_id(certificate: x509.Certificate) -> bytes | None:
     """The value of the SubjectKeyIdentifier extension."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
-    except x509.ExtensionNotFound:
-        return None
+    found = extension(certificate, x509.SubjectKeyIdentifier)
+    return None if found is None else found.digest
 
 
 def authority_key_id(certificate: x509.Certificate) -> bytes | None:
     """The keyIdentifier of the AuthorityKeyIdentifier extension."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
-    except x509.ExtensionNotFound:
-        return None
+    found = extension(certificate, x509.AuthorityKeyIdentifier)
+    return None if found is None else found.key_identifier
 
 
 def idevid_issuer(certificate: x509.Certificate) -> bytes:
@@ -212,12 +319,11 @@ def idevid_issuer(certificate: x509.Certificate) -> bytes:
     (draft-ietf-anima-rfc8366bis, 6.1). Without the extension the same wrapping holds the
     SHA-1 key identifier of the IDevID's own key, as that text has it.
     """
-    try:
-        extension = certificate.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value
-        return der.octet_string(extension.public_bytes())
-    except x509.ExtensionNotFound:
+    found = extension(certificate, x509.AuthorityKeyIdentifier)
+    if found is None:
         own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
-        return der.octet_string(x509.AuthorityKeyIdentifier(own, None, None).public_bytes())
+        found = x509.AuthorityKeyIdentifier(own, None, None)
+    return der.octet_string(found.public_bytes())
 
 
 def idevid_issuer_forms(certificate: x509.Certificate) -> frozenset[bytes]:
@@ -226,20 +332,13 @@ def idevid_issuer_forms(certificate: x509.Certificate) -> frozenset[bytes]:
     Besides the right one: the extension without the OCTET STRING, the bare key identifier in an
     OCTET STRING, and the bare key identifier. Each names the same key, so none weakens the check.
     """
-    full = idevid_issuer(certificate)
-    extension = der.parse(full).content
-    key_id = authority_key_id(certificate)
-    bare = () if key_id is None else (key_id, der.octet_string(key_id))
-    return frozenset((full, extension, *bare))
+    return facts_of(certificate).issuer_forms
 
 
 def hardware_module_name(certificate: x509.Certificate) -> HardwareModuleName | None:
     """The hardwareModuleName of the subjectAltName (IEEE 802.1AR-2018, 8.10.4); raises Malformed."""
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return None
-    for name in names.get_values_for_type(x509.OtherName):
+    names = extension(certificate, x509.SubjectAlternativeName)
+    for name in names.get_values_for_type(x509.OtherName) if names is not None else ():
         if name.type_id == ID_ON_HARDWARE_MODULE_NAME:
             return read_hardware_module_name(name.value)
     return None
@@ -261,33 +360,33 @@ def domain_id(certificate: x509.Certificate) -> bytes:
 
 def extended_key_usages(certificate: x509.Certificate) -> frozenset[ObjectIdentifier]:
     """The extended key usages, empty without the extension."""
-    try:
-        return frozenset(certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
-    except x509.ExtensionNotFound:
-        return frozenset()
+    return facts_of(certificate).extended_key_usages
 
 
 def is_ca(certificate: x509.Certificate) -> bool:
     """Whether basicConstraints says CA."""
-    try:
-        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
-    except x509.ExtensionNotFound:
-        return False
+    return facts_of(certificate).is_ca
 
 
 def is_self_issued(certificate: x509.Certificate) -> bool:
     """Whether subject and issuer are one name."""
-    return certificate.subject == certificate.issuer
+    return facts_of(certificate).is_self_issued
 
 
 def without_duplicates(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:
     """The certificates in order, each once."""
-    return tuple(dict.fromkeys(certificates))
+    listed = tuple(certificates)
+    if len(listed) < 2:
+        return listed
+    first: dict[bytes, x509.Certificate] = {}
+    for certificate in listed:
+        first.setdefault(facts_of(certificate).der, certificate)
+    return tuple(first.values())
 
 
 def _unrecognised(certificate: x509.Certificate, oid: ObjectIdentifier) -> bytes | None:
-    try:
-        value = certificate.extensions.get_extension_for_oid(oid).value
-    except x509.ExtensionNotFound:
+    found = facts_of(certificate).extensions.get(oid)
+    if found is None:
         return None
+    value = found.value
     return value.value if isinstance(value, x509.UnrecognizedExtension) else value.public_bytes()

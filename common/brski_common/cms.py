@@ -17,7 +17,15 @@ from typing import NamedTuple
 from cryptography import x509
 
 from brski_common import algorithms, der, signatures
-from brski_common.certificates import Credential, load_certificate, subject_key_id, to_der, without_duplicates
+from brski_common.certificates import (
+    Credential,
+    Facts,
+    facts_of,
+    load_certificate,
+    subject_key_id,
+    to_der,
+    without_duplicates,
+)
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
 from brski_common.signatures import Scheme
 
@@ -28,6 +36,9 @@ ID_CT_ANIMA_JSON_VOUCHER = "1.2.840.113549.1.9.16.1.40"
 MAX_CERTIFICATES = 64
 REMEMBERED_TEMPLATES = 64
 
+_TAG_0, _TAG_1 = der.context(0), der.context(1)
+_PRIMITIVE_0 = der.context(0, constructed=False)
+_SIGNED_DATA_OID = der.oid(ID_SIGNED_DATA)
 _CONTENT_TYPE = "1.2.840.113549.1.9.3"
 _MESSAGE_DIGEST = "1.2.840.113549.1.9.4"
 _SIGNING_TIME = "1.2.840.113549.1.9.5"
@@ -82,8 +93,8 @@ def parse(data: bytes, *, strict: bool = False, allow_signed_data_type: bool = F
     _check_content_type(content_type, version, allow_signed_data_type)
     if content is None:
         raise UnsupportedFormat("cms-detached", "the SignedData has no eContent")
-    certificates = _certificates(fields.optional(der.context(0)))
-    fields.optional(der.context(1))  # CRLs may be included (RFC 8366, 5.4); revocation is judged elsewhere
+    certificates = _certificates(fields.optional(_TAG_0))
+    fields.optional(_TAG_1)  # CRLs may be included (RFC 8366, 5.4); revocation is judged elsewhere
     signers = tuple(_signer(element) for element in fields.take(der.SET).children())
     fields.end()
     if strict and not info.is_der:
@@ -100,7 +111,7 @@ def parse_certs_only(data: bytes) -> tuple[x509.Certificate, ...]:
     fields.take(der.INTEGER)
     fields.take(der.SET)
     _content(fields.take(der.SEQUENCE))
-    return without_duplicates(_certificates(fields.optional(der.context(0))))
+    return without_duplicates(_certificates(fields.optional(_TAG_0)))
 
 
 def _open(data: bytes) -> tuple[der.Element, der.Fields]:
@@ -110,25 +121,18 @@ def _open(data: bytes) -> tuple[der.Element, der.Fields]:
     content_type = fields.take(der.OBJECT_IDENTIFIER).oid()
     if content_type != ID_SIGNED_DATA:
         raise UnsupportedFormat("cms-not-signed-data", content_type)
-    wrapped = fields.take(der.context(0)).fields(der.context(0))
+    wrapped = fields.take(_TAG_0)
     fields.end()
-    signed_data = wrapped.take(der.SEQUENCE).fields()
-    wrapped.end()
-    return info, signed_data
+    return info, wrapped.inner(der.SEQUENCE).fields()
 
 
 def _content(element: der.Element) -> tuple[str, bytes | None]:
     #   EncapsulatedContentInfo ::= SEQUENCE { eContentType, eContent [0] EXPLICIT OCTET STRING OPTIONAL }
     fields = element.fields()
     content_type = fields.take(der.OBJECT_IDENTIFIER).oid()
-    wrapped = fields.optional(der.context(0))
+    wrapped = fields.optional(_TAG_0)
     fields.end()
-    if wrapped is None:
-        return content_type, None
-    inside = wrapped.fields(der.context(0))
-    content = inside.take(der.OCTET_STRING).octets()
-    inside.end()
-    return content_type, content
+    return content_type, None if wrapped is None else wrapped.inner(der.OCTET_STRING).octets()
 
 
 def _check_content_type(content_type: str, version: int, allow_signed_data_type: bool) -> None:
@@ -149,7 +153,7 @@ def _certificates(element: der.Element | None) -> tuple[x509.Certificate, ...]:
         raise Malformed("cms-too-many-certificates", f"{len(found)}, at most {MAX_CERTIFICATES}")
     if any(choice.tag != der.SEQUENCE for choice in found):
         raise Malformed("cms-certificate-kind", "something other than an X.509 certificate in the set")
-    return tuple(load_certificate(choice.encoded) for choice in found)
+    return tuple([load_certificate(choice.encoded) for choice in found])
 
 
 def _signer(element: der.Element) -> Signer:
@@ -159,35 +163,48 @@ def _signer(element: der.Element) -> Signer:
     fields.take(der.INTEGER)
     issuer_and_serial, key_id = _signer_identifier(fields.take_any())
     digest = algorithms.read_digest(fields.take(der.SEQUENCE))
-    attributes = fields.optional(der.context(0))
+    attributes = fields.optional(_TAG_0)
     scheme = algorithms.read_scheme(fields.take(der.SEQUENCE), digest)
     signature = fields.take(der.OCTET_STRING).octets()
-    fields.optional(der.context(1))
+    fields.optional(_TAG_1)
     fields.end()
     if attributes is None:
         return Signer(issuer_and_serial, key_id, scheme, None, None, None, None, signature)
     members = attributes.children()
-    values = _attribute_values(members)
-    return Signer(
-        issuer_and_serial,
-        key_id,
-        scheme,
-        # RFC 5652, 5.4: the digest is over the SET OF in DER, not over the [0] that is transmitted
-        der.set_of(*(member.encoded for member in members)),
-        values[_CONTENT_TYPE].oid() if _CONTENT_TYPE in values else None,
-        values[_MESSAGE_DIGEST].octets() if _MESSAGE_DIGEST in values else None,
-        values[_SIGNING_TIME].time() if _SIGNING_TIME in values else None,
-        signature,
-    )
+    encoded = [member.encoded for member in members]
+    # RFC 5652, 5.4: the digest is over the SET OF in DER, not over the [0] that is transmitted
+    signed = der.set_of(*encoded)
+    said = _usual_attributes(encoded) or _attributes(members)
+    return Signer(issuer_and_serial, key_id, scheme, signed, *said, signature)
 
 
 def _signer_identifier(element: der.Element) -> tuple[bytes | None, bytes | None]:
     #   SignerIdentifier ::= CHOICE { issuerAndSerialNumber, subjectKeyIdentifier [0] IMPLICIT OCTET STRING }
     if element.tag == der.SEQUENCE:
         return element.content, None
-    if element.tag in (der.context(0, constructed=False), der.context(0)):
+    if element.tag in (_PRIMITIVE_0, _TAG_0):
         return None, element.octets()
     raise Malformed("cms-signer-identifier", f"tag 0x{element.tag:02x}")
+
+
+_Attributes = tuple[str | None, bytes | None, datetime | None]  # contentType, messageDigest, signingTime
+
+
+def _usual_attributes(encoded: Sequence[bytes]) -> _Attributes | None:
+    """What nearly every message has, known by its bytes: contentType and a SHA-256 messageDigest, both in DER."""
+    if len(encoded) != 2 or not encoded[1].startswith(_SHA256_HEAD):
+        return None
+    content_type = _USUAL_CONTENT_TYPES.get(encoded[0])
+    return None if content_type is None else (content_type, encoded[1][len(_SHA256_HEAD) :], None)
+
+
+def _attributes(members: list[der.Element]) -> _Attributes:
+    values = _attribute_values(members)
+    return (
+        values[_CONTENT_TYPE].oid() if _CONTENT_TYPE in values else None,
+        values[_MESSAGE_DIGEST].octets() if _MESSAGE_DIGEST in values else None,
+        values[_SIGNING_TIME].time() if _SIGNING_TIME in values else None,
+    )
 
 
 def _attribute_values(attributes: list[der.Element]) -> dict[str, der.Element]:
@@ -195,15 +212,14 @@ def _attribute_values(attributes: list[der.Element]) -> dict[str, der.Element]:
     #   Attribute ::= SEQUENCE { attrType OBJECT IDENTIFIER, attrValues SET OF ANY }
     found: dict[str, der.Element] = {}
     for attribute in attributes:
-        fields = attribute.fields()
-        name = fields.take(der.OBJECT_IDENTIFIER).oid()
-        values = fields.take(der.SET)
-        fields.end()
+        kind, values = attribute.members(der.OBJECT_IDENTIFIER, der.SET)
+        name = kind.oid()
         if name not in _ONCE:
             continue
-        if name in found or len(values.children()) != 1:
+        inside = values.children()
+        if name in found or len(inside) != 1:
             raise Malformed("cms-attribute-repeated", f"attribute {name} is there more than once or without a value")
-        found[name] = values.children()[0]
+        found[name] = inside[0]
     if _CONTENT_TYPE in found and found[_CONTENT_TYPE].tag != der.OBJECT_IDENTIFIER:
         raise Malformed("cms-attribute-malformed", "contentType is no OBJECT IDENTIFIER")
     return found
@@ -240,28 +256,17 @@ def verify(signed: SignedData, signer: x509.Certificate | None = None) -> x509.C
 
 def _named(entry: Signer, certificates: Iterable[x509.Certificate]) -> x509.Certificate:
     """The certificate the signer's identifier names."""
-    found = {certificate for certificate in certificates if _is_named(certificate, entry)}
+    found = without_duplicates([certificate for certificate in certificates if _is_named(certificate, entry)])
     if len(found) != 1:
         reason = "cms-signer-ambiguous" if found else "cms-signer-certificate-missing"
         raise Untrusted(reason, f"{len(found)} certificates fit the signer identifier")
-    return found.pop()
+    return found[0]
 
 
 def _is_named(certificate: x509.Certificate, entry: Signer) -> bool:
     if entry.issuer_and_serial is not None:
-        return _issuer_and_serial(certificate) == entry.issuer_and_serial
+        return facts_of(certificate).issuer_and_serial == entry.issuer_and_serial
     return subject_key_id(certificate) == entry.key_id
-
-
-@lru_cache(maxsize=256)
-def _issuer_and_serial(certificate: x509.Certificate) -> bytes:
-    """Issuer and serial number byte for byte as the certificate has them."""
-    #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, … }
-    fields = der.parse(certificate.tbs_certificate_bytes).fields()
-    fields.optional(der.context(0))
-    serial_number = fields.take(der.INTEGER)
-    fields.take(der.SEQUENCE)
-    return fields.take(der.SEQUENCE).encoded + serial_number.encoded
 
 
 # Writing
@@ -281,17 +286,21 @@ def sign(
     remark of the signer, left out by default. Raises Untrusted for a key that may not sign here.
     """
     along = credential.chain if certificates is None else tuple(certificates)
-    template = _template(credential.certificate, along, content_type)
+    template = _template(facts_of(credential.certificate), tuple([facts_of(each) for each in along]), content_type)
     digest = signatures.digests[template.scheme.digest](content).digest()
-    attributes = [template.content_type_attribute, _attribute(_MESSAGE_DIGEST, der.octet_string(digest))]
+    attributes = [template.content_type_attribute, template.digest_attribute_head + digest]
     if signing_time is not None:
         attributes.append(_attribute(_SIGNING_TIME, der.time(signing_time)))
     signed = der.set_of(*attributes)
     signature = signatures.sign(credential.key, signed, template.scheme)
-    signer = der.sequence(
-        template.signer_head, der.implicit(0, signed), template.signature_algorithm, der.octet_string(signature)
+    signer = der.tlv(
+        der.SEQUENCE,
+        template.signer_head,
+        der.implicit(0, signed),
+        template.signature_algorithm,
+        der.tlv(der.OCTET_STRING, signature),
     )
-    encapsulated = der.sequence(template.content_type, der.explicit(0, der.octet_string(content)))
+    encapsulated = der.tlv(der.SEQUENCE, template.content_type, der.tlv(_TAG_0, der.tlv(der.OCTET_STRING, content)))
     return _content_info(template.head, encapsulated, template.certificates, der.tlv(der.SET, signer))
 
 
@@ -310,21 +319,24 @@ class _Template(NamedTuple):
     certificates: bytes
     signer_head: bytes  # version, sid, digestAlgorithm
     content_type_attribute: bytes
+    digest_attribute_head: bytes  # all of messageDigest but the digest
     signature_algorithm: bytes
 
 
 @lru_cache(maxsize=REMEMBERED_TEMPLATES)
-def _template(signer: x509.Certificate, along: tuple[x509.Certificate, ...], content_type: str) -> _Template:
-    scheme = signatures.scheme_for(signer)
+def _template(signer: Facts, along: tuple[Facts, ...], content_type: str) -> _Template:
+    scheme = signatures.scheme_for(signer.certificate)
+    no_digest = bytes(signatures.digests[scheme.digest]().digest_size)
     digest_algorithm = algorithms.write_digest(scheme.digest)
     version = 1 if content_type == ID_DATA else 3
     return _Template(
         scheme,
         der.integer(version) + der.set_of(digest_algorithm),
         der.oid(content_type),
-        _certificate_set(along),
-        der.integer(1) + der.sequence(_issuer_and_serial(signer)) + digest_algorithm,
+        _certificate_set(each.certificate for each in along),
+        der.integer(1) + der.sequence(signer.issuer_and_serial) + digest_algorithm,
         _attribute(_CONTENT_TYPE, der.oid(content_type)),
+        _attribute(_MESSAGE_DIGEST, der.octet_string(no_digest))[: -len(no_digest)],
         algorithms.write_scheme(scheme),
     )
 
@@ -339,4 +351,8 @@ def _certificate_set(certificates: Iterable[x509.Certificate]) -> bytes:
 
 
 def _content_info(*signed_data: bytes) -> bytes:
-    return der.sequence(der.oid(ID_SIGNED_DATA), der.explicit(0, der.sequence(*signed_data)))
+    return der.tlv(der.SEQUENCE, _SIGNED_DATA_OID, der.tlv(_TAG_0, der.tlv(der.SEQUENCE, *signed_data)))
+
+
+_USUAL_CONTENT_TYPES = {_attribute(_CONTENT_TYPE, der.oid(each)): each for each in (ID_CT_ANIMA_JSON_VOUCHER, ID_DATA)}
+_SHA256_HEAD = _attribute(_MESSAGE_DIGEST, der.octet_string(bytes(32)))[:-32]

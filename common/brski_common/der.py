@@ -14,15 +14,15 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from brski_common import oids
 from brski_common.errors import Malformed
+from brski_common.oids import REMEMBERED_OIDS
 
 MAX_BYTES = 1024 * 1024
 MAX_DEPTH = 32
 MAX_ELEMENTS = 16_384  # opened in one message
 MAX_LENGTH_OCTETS = 4
-MAX_OID_BYTES = 128
 MAX_INTEGER_BYTES = 1280  # an RSA modulus of 8192 bits has 1025; Python refuses to write numbers of 4300 digits
-REMEMBERED_OIDS = 512
 
 BOOLEAN = 0x01
 INTEGER = 0x02
@@ -43,6 +43,7 @@ NULL = b"\x05\x00"
 _CONSTRUCTED = 0x20
 _LONG_TAG = 0x1F
 _INDEFINITE = 0x80
+_TWO_OCTETS = 0x82
 _END_OF_CONTENTS = b"\x00\x00"
 _TIME_FORMS = {
     UTC_TIME: (re.compile(rb"\d{12}Z"), "%y%m%d%H%M%SZ"),
@@ -104,17 +105,39 @@ class Element:
 
     def children(self) -> list["Element"]:
         """The elements inside; raises Malformed if this is a primitive."""
-        if self._children is None:
+        found = self._children
+        if found is None:
             if not self.tag & _CONSTRUCTED:
                 raise Malformed("der-not-constructed", f"tag 0x{self.tag:02x}")
-            self._children = _read_all(self._source, self._body, self._stop, self._depth + 1)
-        return self._children
+            found = self._children = _read_all(self._source, self._body, self._stop, self._depth + 1)
+        return found
 
     def fields(self, tag: int = SEQUENCE) -> "Fields":
         """The elements inside one after another, of an element that must have this tag."""
         if self.tag != tag:
             raise Malformed("der-unexpected-tag", f"0x{self.tag:02x}, expected 0x{tag:02x}")
         return Fields(self.children())
+
+    def members(self, *tags: int) -> list["Element"]:
+        """The elements inside of a SEQUENCE, which must have just these tags; raises Malformed."""
+        if self.tag == SEQUENCE:
+            found = self.children()
+            if tuple([element.tag for element in found]) == tags:
+                return found
+        fields = self.fields()
+        found = [fields.take(tag) for tag in tags]
+        fields.end()
+        return found
+
+    def inner(self, tag: int) -> "Element":
+        """The one element inside, which must have this tag; an OCTET STRING may be constructed. Raises Malformed."""
+        inside = self.children()
+        if len(inside) == 1 and inside[0].tag == tag:
+            return inside[0]
+        fields = Fields(inside)
+        found = fields.take(tag)
+        fields.end()
+        return found
 
     def octets(self) -> bytes:
         """The value of an OCTET STRING, put together where it came in pieces."""
@@ -136,7 +159,7 @@ class Element:
 
     def oid(self) -> str:
         """The value of an OBJECT IDENTIFIER, dotted."""
-        return _decode_oid(self.content)
+        return oids.read(self.content)
 
     def time(self) -> datetime:
         """The value of a UTCTime or GeneralizedTime in the form of RFC 5280, 4.1.2.5: whole seconds, UTC."""
@@ -162,9 +185,13 @@ class Fields:
 
     def take(self, tag: int) -> Element:
         """The next member, which must have this tag; an OCTET STRING may be constructed. Raises Malformed."""
+        at, elements = self._at, self._elements
+        if at < len(elements) and elements[at].tag == tag:
+            self._at = at + 1
+            return elements[at]
         found = self.optional(tag)
         if found is None:
-            raise Malformed("der-unexpected-tag", f"no member 0x{tag:02x} at position {self._at}")
+            raise Malformed("der-unexpected-tag", f"no member 0x{tag:02x} at position {at}")
         return found
 
     def take_any(self) -> Element:
@@ -222,10 +249,21 @@ def _read(source: _Source, start: int, limit: int, depth: int) -> Element:
 
 def _read_all(source: _Source, at: int, limit: int, depth: int) -> list[Element]:
     """The elements that fill the bytes from `at` to `limit`."""
-    _check_depth(depth)
-    found = []
+    if depth > MAX_DEPTH:
+        raise Malformed("der-too-deep", f"more than {MAX_DEPTH} levels")
+    data, found = source.data, []
     while at < limit:
-        element = _read(source, at, limit, depth)
+        tag, body = data[at], at + 2
+        length = data[at + 1] if body <= limit else _INDEFINITE
+        if length == _TWO_OCTETS and body + 2 <= limit and data[body]:
+            body, length = body + 2, data[body] << 8 | data[body + 1]
+        # What nearly all elements are is read right here. `_read` has the rest, and a word for all that is wrong.
+        is_usual = (length < _INDEFINITE or body > at + 2) and tag and tag & _LONG_TAG != _LONG_TAG
+        if is_usual and body + length <= limit and source.remaining > 0:
+            source.remaining -= 1
+            element = Element(source, tag, at, body, body + length, depth)
+        else:
+            element = _read(source, at, limit, depth)
         found.append(element)
         at = element._end
     return found
@@ -234,7 +272,8 @@ def _read_all(source: _Source, at: int, limit: int, depth: int) -> list[Element]
 def _read_indefinite(source: _Source, start: int, limit: int, depth: int) -> Element:
     """An element whose end is marked by two zero octets (X.690, 8.1.3.6). Its children are kept: none is read twice."""
     source.is_der = False
-    _check_depth(depth + 1)
+    if depth >= MAX_DEPTH:
+        raise Malformed("der-too-deep", f"more than {MAX_DEPTH} levels")
     tag = source.data[start]
     if not tag & _CONSTRUCTED:
         raise Malformed("der-length", f"indefinite length of a primitive at byte {start}")
@@ -260,33 +299,10 @@ def _long_length(source: _Source, at: int, octets: int, limit: int) -> tuple[int
     return at + octets, length
 
 
-def _check_depth(depth: int) -> None:
-    if depth > MAX_DEPTH:
-        raise Malformed("der-too-deep", f"more than {MAX_DEPTH} levels")
-
-
 def _piece(element: Element) -> bytes:
     if element.tag | _CONSTRUCTED != OCTET_STRING | _CONSTRUCTED:
         raise Malformed("der-unexpected-tag", f"0x{element.tag:02x} inside an OCTET STRING")
     return element.octets()
-
-
-@lru_cache(maxsize=REMEMBERED_OIDS)
-def _decode_oid(content: bytes) -> str:
-    if not content or len(content) > MAX_OID_BYTES or content[-1] & 0x80:
-        raise Malformed("der-oid", "empty, too long or cut off")
-    arcs: list[int] = []
-    value, fresh = 0, True
-    for octet in content:
-        if fresh and octet == 0x80:
-            raise Malformed("der-oid", "superfluous leading octet")
-        value = value << 7 | octet & 0x7F
-        fresh = not octet & 0x80
-        if fresh:
-            arcs.append(value)
-            value = 0
-    first = min(arcs[0] // 40, 2)
-    return ".".join(map(str, (first, arcs[0] - 40 * first, *arcs[1:])))
 
 
 # Writing
@@ -326,13 +342,7 @@ def integer(value: int) -> bytes:
 @lru_cache(maxsize=REMEMBERED_OIDS)
 def oid(dotted: str) -> bytes:
     """OBJECT IDENTIFIER from its dotted form; raises Malformed."""
-    try:
-        first, second, *rest = (int(arc) for arc in dotted.split(".") if arc.isascii() and arc.isdigit())
-    except ValueError as error:
-        raise Malformed("oid-malformed", dotted[:80]) from error
-    if len(rest) != dotted.count(".") - 1 or first > 2 or (first < 2 and second > 39):
-        raise Malformed("oid-malformed", dotted[:80])
-    return tlv(OBJECT_IDENTIFIER, *(_base128(arc) for arc in (40 * first + second, *rest)))
+    return tlv(OBJECT_IDENTIFIER, oids.write(dotted))
 
 
 def octet_string(value: bytes) -> bytes:
@@ -376,13 +386,6 @@ def explicit(number: int, *members: bytes) -> bytes:
 def implicit(number: int, encoded: bytes) -> bytes:
     """`[number] IMPLICIT`: the same element under a context tag."""
     return bytes((0x80 | encoded[0] & _CONSTRUCTED | number,)) + encoded[1:]
-
-
-def _base128(value: int) -> bytes:
-    octets = [value & 0x7F]
-    while value := value >> 7:
-        octets.append(value & 0x7F | 0x80)
-    return bytes(reversed(octets))
 
 
 def _ascii(text: str) -> bytes:

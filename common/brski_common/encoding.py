@@ -46,6 +46,8 @@ _TOPS: dict[str | int, type[VoucherData]] = {
     VOUCHER_SID: Voucher,
     REQUEST_SID: VoucherRequest,
 }
+_Reader = tuple[Leaf, str, Callable[[Any], Any]]  # with the attribute's name
+_ASSERTIONS = {assertion.value: assertion for assertion in Assertion}
 # draft-ietf-anima-rfc8366bis, 8.5: the numbers of the assertion's names.
 _ASSERTION_NUMBERS = {assertion: number for number, assertion in enumerate(Assertion)}
 
@@ -57,48 +59,60 @@ def write_json(model: VoucherData) -> bytes:
 
 def json_members(model: VoucherData) -> dict[str, JsonValue]:
     """The leaves that are set, as JSON values under their YANG names."""
-    return {leaf.yang: _TO_JSON[leaf.kind](value) for leaf, value in _set_leaves(model)}
+    members: dict[str, JsonValue] = {}
+    for yang, attribute, write in _JSON_WRITERS[type(model)]:
+        value = getattr(model, attribute)
+        if value is not None:
+            members[yang] = write(value)
+    return members
 
 
 def read_json(data: bytes) -> VoucherData:
     """Read YANG-JSON: a `Voucher` or a `VoucherRequest`; raises Malformed, UnsupportedFormat."""
     document = strictjson.load_object(data, limit=MAX_PAYLOAD_BYTES)
     kind, members = _top(document)
-    table = {leaf.yang: leaf for leaf in leaves_of(kind)}
-    known = {table[name]: value for name, value in members.items() if name in table and value is not None}
-    return _build(kind, {leaf.attribute: _read(_FROM_JSON[leaf.kind], leaf, value) for leaf, value in known.items()})
+    readers = _JSON_READERS[kind]
+    values: dict[str, Any] = {}
+    for name, value in members.items():
+        if name in readers and value is not None:
+            leaf, attribute, reader = readers[name]
+            values[attribute] = _read(reader, leaf, value)
+    return _build(kind, values)
 
 
 def write_cbor(model: VoucherData) -> bytes:
     """A voucher or voucher request as YANG-CBOR with SID deltas as keys."""
-    request = isinstance(model, VoucherRequest)
-    parent = REQUEST_SID if request else VOUCHER_SID
-    members = {_sid(leaf, request) - parent: _TO_CBOR[leaf.kind](value) for leaf, value in _set_leaves(model)}
-    return cbor2.dumps({parent: dict(sorted(members.items()))})
+    kind = type(model)
+    members: dict[int, Any] = {}
+    for delta, attribute, write in _CBOR_WRITERS[kind]:
+        value = getattr(model, attribute)
+        if value is not None:
+            members[delta] = write(value)
+    return cbor2.dumps({_parent(kind): members})
 
 
 def read_cbor(data: bytes) -> VoucherData:
     """Read YANG-CBOR: a `Voucher` or a `VoucherRequest`; raises Malformed, UnsupportedFormat."""
     kind, members = _top(strictcbor.loads(data, limit=MAX_PAYLOAD_BYTES))
-    request = issubclass(kind, VoucherRequest)
-    parent = REQUEST_SID if request else VOUCHER_SID
-    table: dict[object, Leaf] = {leaf.yang: leaf for leaf in leaves_of(kind)}
-    table |= {_sid(leaf, request) - parent: leaf for leaf in leaves_of(kind)}
-    table |= {("sid", _sid(leaf, request)): leaf for leaf in leaves_of(kind)}
+    readers = _CBOR_READERS[kind]
     values: dict[str, Any] = {}
     for key, value in members.items():
-        leaf = table.get(_cbor_key(key))
-        if leaf is None or value is None:
+        found = readers.get(_cbor_key(key))
+        if found is None or value is None:
             continue
-        if leaf.attribute in values:
+        leaf, attribute, reader = found
+        if attribute in values:
             raise Malformed("voucher-duplicate-leaf", leaf.yang)
-        values[leaf.attribute] = _read(_FROM_CBOR[leaf.kind], leaf, value)
+        values[attribute] = _read(reader, leaf, value)
     return _build(kind, values)
 
 
 def decode_base64(text: str) -> bytes:
     """Read base64 (RFC 4648, 4), tolerating the URL alphabet and absent padding; raises Malformed."""
-    standard = text.translate(_URL_ALPHABET).rstrip("=")
+    try:
+        return binascii.a2b_base64(text, strict_mode=True)  # what nearly everybody writes
+    except ValueError:
+        standard = text.translate(_URL_ALPHABET).rstrip("=")
     try:
         return base64.b64decode(standard + "=" * (-len(standard) % 4), validate=True)
     except (binascii.Error, ValueError) as error:
@@ -122,7 +136,7 @@ def decode_time(text: str) -> datetime:
 
 
 def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
-    if not isinstance(document, Mapping):
+    if not isinstance(document, dict):
         raise Malformed("voucher-malformed", "not a map")
     if len(document) != 1:
         raise Malformed("voucher-malformed", f"{len(document)} top members, exactly one is a voucher")
@@ -131,7 +145,7 @@ def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
     kind = _TOPS.get(key) if isinstance(key, str | int) else None
     if kind is None:
         raise UnsupportedFormat("voucher-kind-unknown", str(key)[:64])
-    if not isinstance(members, Mapping):
+    if not isinstance(members, dict):
         raise Malformed("voucher-malformed", "the top member is not a map")
     return kind, members
 
@@ -140,17 +154,6 @@ def _build(kind: type[VoucherData], values: dict[str, Any]) -> VoucherData:
     if not values.get("serial_number"):
         raise Malformed("voucher-serial-number-missing", "serial-number is mandatory")
     return kind(**values)
-
-
-def _set_leaves(model: VoucherData) -> list[tuple[Leaf, Any]]:
-    pairs = ((leaf, getattr(model, leaf.attribute)) for leaf in leaves_of(type(model)))
-    return [(leaf, value) for leaf, value in pairs if value is not None]
-
-
-def _sid(leaf: Leaf, request: bool) -> int:
-    sid = leaf.request_sid if request else leaf.voucher_sid
-    assert sid is not None
-    return sid
 
 
 def _cbor_key(key: object) -> object:
@@ -217,10 +220,10 @@ def _names(value: object) -> tuple[str | int, ...]:
 
 
 def _assertion(value: object) -> Assertion:
-    try:
-        return Assertion(_text(value))
-    except ValueError as error:
-        raise Malformed("assertion-unknown", str(value)[:64]) from error
+    found = _ASSERTIONS.get(_text(value))
+    if found is None:
+        raise Malformed("assertion-unknown", str(value)[:64])
+    return found
 
 
 def _cbor_assertion(value: object) -> Assertion:
@@ -231,7 +234,7 @@ def _cbor_assertion(value: object) -> Assertion:
 
 
 def _encode_base64(value: bytes) -> str:
-    return base64.b64encode(value).decode()
+    return binascii.b2a_base64(value, newline=False).decode("ascii")
 
 
 def _time(value: object) -> datetime:
@@ -281,3 +284,46 @@ _FROM_CBOR: dict[Kind, Callable[[Any], Any]] = {
     Kind.ASSERTION: _cbor_assertion,
     Kind.NAMES: _names,
 }
+
+# What writing and reading look up, made once for each kind of artifact.
+
+
+def _parent(kind: type[VoucherData]) -> int:
+    return REQUEST_SID if issubclass(kind, VoucherRequest) else VOUCHER_SID
+
+
+def _sid(leaf: Leaf, kind: type[VoucherData]) -> int:
+    sid = leaf.request_sid if issubclass(kind, VoucherRequest) else leaf.voucher_sid
+    assert sid is not None
+    return sid
+
+
+def _json_readers(kind: type[VoucherData]) -> dict[str, _Reader]:
+    return {leaf.yang: (leaf, leaf.attribute, _FROM_JSON[leaf.kind]) for leaf in leaves_of(kind)}
+
+
+def _cbor_readers(kind: type[VoucherData]) -> dict[object, _Reader]:
+    """By YANG name, SID delta, and absolute SID as `_cbor_key` has it."""
+    readers: dict[object, _Reader] = {}
+    for leaf in leaves_of(kind):
+        sid = _sid(leaf, kind)
+        for key in (leaf.yang, sid - _parent(kind), ("sid", sid)):
+            readers[key] = (leaf, leaf.attribute, _FROM_CBOR[leaf.kind])
+    return readers
+
+
+def _json_writers(kind: type[VoucherData]) -> tuple[tuple[str, str, Callable[[Any], Any]], ...]:
+    return tuple((leaf.yang, leaf.attribute, _TO_JSON[leaf.kind]) for leaf in leaves_of(kind))
+
+
+def _cbor_writers(kind: type[VoucherData]) -> tuple[tuple[int, str, Callable[[Any], Any]], ...]:
+    """In the order of their keys."""
+    leaves = sorted(leaves_of(kind), key=lambda leaf: _sid(leaf, kind))
+    return tuple((_sid(leaf, kind) - _parent(kind), leaf.attribute, _TO_CBOR[leaf.kind]) for leaf in leaves)
+
+
+_KINDS: tuple[type[VoucherData], ...] = (Voucher, VoucherRequest)
+_JSON_READERS = {kind: _json_readers(kind) for kind in _KINDS}
+_CBOR_READERS = {kind: _cbor_readers(kind) for kind in _KINDS}
+_JSON_WRITERS = {kind: _json_writers(kind) for kind in _KINDS}
+_CBOR_WRITERS = {kind: _cbor_writers(kind) for kind in _KINDS}

@@ -8,6 +8,8 @@ SubjectKeyIdentifier unless the profile does without (IEEE 802.1AR wants none in
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -16,12 +18,13 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPub
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from brski_common.certificates import Credential, PrivateKey
+from brski_common.certificates import Credential, Facts, PrivateKey, extension, facts_of
 
 # RFC 5280, 4.1.2.5: the notAfter of a certificate that never expires, as IDevIDs do.
 NO_EXPIRY = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
 # A certificate is valid a little before it is made: clocks in a plant are not equal to the second.
 BACKDATE = timedelta(minutes=5)
+REMEMBERED_PROFILES = 16
 
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 _CURVE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {"secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
@@ -100,23 +103,16 @@ def end_entity(
 ) -> x509.Certificate:
     """An end-entity certificate. `extensions` are (value, critical) pairs added as they are."""
     builder = (
-        x509.CertificateBuilder()
+        _end_entities(facts_of(issuer.certificate), key_usage, tuple(extended_key_usage))
         .subject_name(subject)
-        .issuer_name(issuer.certificate.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(authority_key_id(issuer), critical=False)
     )
     optional: list[tuple[x509.ExtensionType, bool]] = []
     if subject_key_identifier:
         optional.append((_key_id(public_key), False))
-    if key_usage is not None:
-        optional.append((key_usage, True))
-    if extended_key_usage:
-        optional.append((x509.ExtendedKeyUsage(extended_key_usage), False))
     if alternative_names:
         optional.append((x509.SubjectAlternativeName(alternative_names), not list(subject)))
     for value, critical in [*optional, *extensions]:
@@ -124,15 +120,42 @@ def end_entity(
     return builder.sign(issuer.key, signature_hash(issuer.key))
 
 
+@lru_cache(maxsize=REMEMBERED_PROFILES)
+def _end_entities(
+    issuer: Facts, key_usage: x509.KeyUsage | None, extended_key_usage: tuple[ObjectIdentifier, ...]
+) -> x509.CertificateBuilder:
+    """What all end entities of one issuer and one kind have in common, its extensions encoded once for all."""
+    builder = (
+        x509.CertificateBuilder()
+        .issuer_name(issuer.certificate.subject)
+        .add_extension(_encoded(x509.BasicConstraints(ca=False, path_length=None)), critical=True)
+        .add_extension(_encoded(_authority_key_id(issuer.certificate)), critical=False)
+    )
+    if key_usage is not None:
+        builder = builder.add_extension(_encoded(key_usage), critical=True)
+    if extended_key_usage:
+        builder = builder.add_extension(_encoded(x509.ExtendedKeyUsage(extended_key_usage)), critical=False)
+    return builder
+
+
+def _encoded(value: x509.ExtensionType) -> x509.UnrecognizedExtension:
+    return x509.UnrecognizedExtension(value.oid, value.public_bytes())
+
+
 def authority_key_id(issuer: Credential) -> x509.AuthorityKeyIdentifier:
     """The AuthorityKeyIdentifier that points to `issuer`."""
-    try:
-        own = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
-    except x509.ExtensionNotFound:
-        return x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer.key.public_key())
+    return _authority_key_id(issuer.certificate)
+
+
+def _authority_key_id(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    own = extension(issuer, x509.SubjectKeyIdentifier)
+    if own is None:
+        key = cast("CertificateIssuerPublicKeyTypes", issuer.public_key())  # it signs certificates
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(own)
 
 
+@lru_cache
 def signing_key_usage(*, certificates: bool = False) -> x509.KeyUsage:
     """keyUsage digitalSignature, or keyCertSign and cRLSign for a CA."""
     return x509.KeyUsage(

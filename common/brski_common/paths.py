@@ -14,19 +14,19 @@ The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
 import ipaddress
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
 from brski_common.certificates import (
     PYCA_ERRORS,
+    Facts,
     common_name,
-    is_ca,
-    is_self_issued,
+    extension,
+    facts_of,
     load_pem,
     spki,
     without_duplicates,
@@ -73,6 +73,11 @@ class Anchors:
         """The certificates of a PEM text as anchors; raises Malformed."""
         return cls(load_pem(data))
 
+    @cached_property
+    def keys(self) -> frozenset[bytes]:
+        """The DER SubjectPublicKeyInfo of each."""
+        return frozenset(map(spki, self.certificates))
+
     def __bool__(self) -> bool:
         return bool(self.certificates)
 
@@ -102,7 +107,7 @@ def build_path(
     def check(path: Sequence[x509.Certificate]) -> None:
         check_path(path, now, tolerated_critical=tolerated_critical)
 
-    if leaf_may_be_anchor and spki(leaf) in map(spki, anchors.certificates):
+    if leaf_may_be_anchor and spki(leaf) in anchors.keys:
         check((leaf,))
         return (leaf,)
     return _Search(without_duplicates(pool)[:MAX_POOL], anchors, check).find(leaf)
@@ -115,30 +120,26 @@ def check_path(
     tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
 ) -> None:
     """Check each certificate of a linked path: dates, extensions, keys, path length, names; raises Untrusted."""
-    for certificate in path:
+    read = [facts_of(certificate) for certificate in path]
+    for facts in read:
         if now is not None:
-            check_dates(certificate, now)
-        _check_critical(certificate, tolerated_critical)
-        _check_key(certificate)
-    for index, issuer in enumerate(path[1:], start=1):
-        below = path[:index]
+            _check_dates(facts, now)
+        _check_critical(facts, tolerated_critical)
+        _check_key(facts)
+    for index, issuer in enumerate(read[1:], start=1):
+        below = read[:index]
         _check_path_length(issuer, below)
         _check_name_constraints(issuer, below)
 
 
 def check_dates(certificate: x509.Certificate, now: datetime) -> None:
     """Check notBefore and notAfter against `now` (aware); raises Untrusted."""
-    if now < certificate.not_valid_before_utc:
-        raise Untrusted(
-            "certificate-not-yet-valid", f"{common_name(certificate)} from {certificate.not_valid_before_utc}"
-        )
-    if now > certificate.not_valid_after_utc:
-        raise Untrusted("certificate-expired", f"{common_name(certificate)} on {certificate.not_valid_after_utc}")
+    _check_dates(facts_of(certificate), now)
 
 
 def check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
     """Check that `issuer` is a CA that signed `subject`; raises Untrusted. A link that holds is remembered."""
-    _check_link(subject, issuer)
+    _check_link(facts_of(subject), facts_of(issuer))
 
 
 class _Search:
@@ -149,12 +150,12 @@ class _Search:
         self._anchors = anchors
         self._check = check
         self._tried = 0
-        self._failure = Untrusted("path-not-found", "no issuer is known for the certificate")
+        self._failure: Untrusted | None = None
 
     def find(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
         path = self._extend((leaf,))
         if path is None:
-            raise self._failure
+            raise self._failure or Untrusted("path-not-found", "no issuer is known for the certificate")
         return path
 
     def _extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
@@ -186,7 +187,7 @@ class _Search:
         if self._tried > MAX_LINKS_TRIED:
             raise Untrusted("path-too-long", f"no path within {MAX_LINKS_TRIED} links")
         try:
-            _check_link(subject, issuer)
+            check_link(subject, issuer)
         except Untrusted as failure:
             self._failure = failure
             return False
@@ -194,73 +195,78 @@ class _Search:
 
 
 @lru_cache(maxsize=VERIFIED_LINKS)
-def _check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
-    if not is_ca(issuer):
-        raise Untrusted("ca-not-allowed", f"{common_name(issuer)} is not a CA")
-    if not _may_sign_certificates(issuer):
-        raise Untrusted("ca-not-allowed", f"{common_name(issuer)} has a keyUsage without keyCertSign")
+def _check_link(subject: Facts, issuer: Facts) -> None:
+    if not issuer.is_ca:
+        raise Untrusted("ca-not-allowed", f"{_name(issuer)} is not a CA")
+    usage = issuer.value(x509.KeyUsage)
+    if usage is not None and not usage.key_cert_sign:
+        raise Untrusted("ca-not-allowed", f"{_name(issuer)} has a keyUsage without keyCertSign")
     _check_key(issuer)
     try:
-        if not isinstance(subject.signature_hash_algorithm, (*_HASHES, type(None))):
-            raise Untrusted("signature-algorithm-weak", common_name(subject))
-        subject.verify_directly_issued_by(issuer)
+        if not isinstance(subject.certificate.signature_hash_algorithm, (*_HASHES, type(None))):
+            raise Untrusted("signature-algorithm-weak", _name(subject))
+        subject.certificate.verify_directly_issued_by(issuer.certificate)
     except InvalidSignature as error:
-        raise Untrusted("certificate-signature-invalid", f"{common_name(subject)}, {common_name(issuer)}") from error
+        raise Untrusted("certificate-signature-invalid", f"{_name(subject)}, {_name(issuer)}") from error
     except PYCA_ERRORS as error:
         raise Untrusted("path-not-found", str(error)) from error
 
 
-def _may_sign_certificates(certificate: x509.Certificate) -> bool:
-    try:
-        return certificate.extensions.get_extension_for_class(x509.KeyUsage).value.key_cert_sign
-    except x509.ExtensionNotFound:
-        return True
+def _name(facts: Facts) -> str:
+    return common_name(facts.certificate)
 
 
-def _check_critical(certificate: x509.Certificate, tolerated: frozenset[ObjectIdentifier]) -> None:
-    for extension in certificate.extensions:
-        if extension.critical and extension.oid not in _KNOWN_CRITICAL and extension.oid not in tolerated:
-            raise Untrusted(
-                "critical-extension-unknown", f"{extension.oid.dotted_string} in {common_name(certificate)}"
-            )
+def _check_dates(facts: Facts, now: datetime) -> None:
+    if now < facts.not_before:
+        raise Untrusted("certificate-not-yet-valid", f"{_name(facts)} from {facts.not_before}")
+    if now > facts.not_after:
+        raise Untrusted("certificate-expired", f"{_name(facts)} on {facts.not_after}")
 
 
-def _check_key(certificate: x509.Certificate) -> None:
-    key = certificate.public_key()
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
-        raise Untrusted("key-too-weak", f"RSA {key.key_size} in {common_name(certificate)}")
-    if isinstance(key, rsa.RSAPublicKey) and key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
-        raise Untrusted("key-unsupported", f"RSA with a long exponent in {common_name(certificate)}")
+def _check_critical(facts: Facts, tolerated: frozenset[ObjectIdentifier]) -> None:
+    for oid in facts.critical:
+        if oid not in _KNOWN_CRITICAL and oid not in tolerated:
+            raise Untrusted("critical-extension-unknown", f"{oid.dotted_string} in {_name(facts)}")
 
 
-def _check_path_length(issuer: x509.Certificate, below: Sequence[x509.Certificate]) -> None:
+def _check_key(facts: Facts) -> None:
+    key = facts.rsa_key
+    if key is None:
+        return
+    if key.key_size < MIN_RSA_BITS:
+        raise Untrusted("key-too-weak", f"RSA {key.key_size} in {_name(facts)}")
+    if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
+        raise Untrusted("key-unsupported", f"RSA with a long exponent in {_name(facts)}")
+
+
+def _check_path_length(issuer: Facts, below: Sequence[Facts]) -> None:
     """RFC 5280, 4.2.1.9: self-issued certificates and the leaf do not count."""
-    limit = issuer.extensions.get_extension_for_class(x509.BasicConstraints).value.path_length
-    between = sum(not is_self_issued(certificate) for certificate in below[1:])
-    if limit is not None and between > limit:
-        raise Untrusted("path-too-long", f"{common_name(issuer)} allows {limit} CAs below it, here are {between}")
+    if not issuer.is_ca:
+        raise Untrusted("ca-not-allowed", f"{_name(issuer)} is not a CA")
+    if issuer.path_length is None:
+        return
+    between = sum(not facts.is_self_issued for facts in below[1:])
+    if between > issuer.path_length:
+        raise Untrusted(
+            "path-too-long", f"{_name(issuer)} allows {issuer.path_length} CAs below it, here are {between}"
+        )
 
 
-def _check_name_constraints(issuer: x509.Certificate, below: Sequence[x509.Certificate]) -> None:
-    try:
-        constraints = issuer.extensions.get_extension_for_class(x509.NameConstraints).value
-    except x509.ExtensionNotFound:
+def _check_name_constraints(issuer: Facts, below: Sequence[Facts]) -> None:
+    constraints = issuer.value(x509.NameConstraints)
+    if constraints is None:
         return
     permitted, excluded = constraints.permitted_subtrees or (), constraints.excluded_subtrees or ()
-    names = [name for certificate in below for name in _names(certificate)]
+    names = [name for facts in below for name in _names(facts.certificate)]
     if len(names) * (len(permitted) + len(excluded)) > MAX_NAME_CHECKS:
-        raise Untrusted("name-constraints-too-many", f"{len(names)} names below {common_name(issuer)}")
+        raise Untrusted("name-constraints-too-many", f"{len(names)} names below {_name(issuer)}")
     for name in names:
         _check_name(name, permitted, excluded)
 
 
 def _names(certificate: x509.Certificate) -> list[x509.GeneralName]:
     names: list[x509.GeneralName] = [x509.DirectoryName(certificate.subject)] if list(certificate.subject) else []
-    try:
-        names.extend(certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value)
-    except x509.ExtensionNotFound:
-        return names
-    return names
+    return [*names, *(extension(certificate, x509.SubjectAlternativeName) or ())]
 
 
 def _check_name(
@@ -294,10 +300,9 @@ def verify_host(certificate: x509.Certificate, host: str) -> None:
 
     Only subjectAltName counts. A wildcard stands for exactly one left-most label.
     """
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound as error:
-        raise Untrusted("host-name-mismatch", f"no subjectAltName, wanted {host}") from error
+    names = extension(certificate, x509.SubjectAlternativeName)
+    if names is None:
+        raise Untrusted("host-name-mismatch", f"no subjectAltName, wanted {host}")
     try:
         matched = ipaddress.ip_address(host) in names.get_values_for_type(x509.IPAddress)
     except ValueError:

@@ -33,7 +33,7 @@ _ECDSA = {name: ec.ECDSA(algorithm) for name, algorithm in _HASHES.items()}
 _PKCS1 = padding.PKCS1v15()
 _CURVE_DIGESTS: dict[str, Digest] = {"secp256r1": "sha256", "secp384r1": "sha384", "secp521r1": "sha512"}
 
-digests: dict[Digest, Callable[[bytes], "hashlib._Hash"]] = {
+digests: dict[Digest, Callable[..., "hashlib._Hash"]] = {
     "sha256": hashlib.sha256,
     "sha384": hashlib.sha384,
     "sha512": hashlib.sha512,

@@ -42,14 +42,14 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = 
 def load_object(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = False) -> Mapping[str, JsonValue]:
     """Read a JSON text whose top is an object; raises Malformed."""
     value = loads(data, limit=limit, half_pairs=half_pairs)
-    if not isinstance(value, Mapping):
+    if not isinstance(value, dict):
         raise Malformed("json-not-an-object", type(value).__name__)
     return value
 
 
 def dumps(value: JsonValue) -> bytes:
     """Write `value` compactly as UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+    return _ENCODER.encode(value).encode()
 
 
 def _decode(data: bytes) -> str:
@@ -109,6 +109,7 @@ def _no_constant(name: str) -> NoReturn:
     raise Malformed("json-malformed", f"{name} is not JSON")
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 _DECODER = json.JSONDecoder(
     object_pairs_hook=_unique_members, parse_int=_integer, parse_float=_finite, parse_constant=_no_constant
 )

@@ -95,6 +95,8 @@ def read_cbor(data: bytes) -> Telemetry:
 
 def printable(text: str, limit: int = MAX_REASON) -> str:
     """`text` fit for one line of a log: blanks for line ends, U+FFFD for what controls a terminal, cut to `limit`."""
+    if len(text) <= limit and text.isprintable():
+        return text
     shown = "".join(map(_harmless, text[: limit + 1].translate(_BLANKS)))
     return shown if len(shown) <= limit else shown[: limit - 1] + "…"
 

@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.x509.oid import AuthorityInformationAccessOID
 
 from brski_common import auditlog, cms, issuing, paths
-from brski_common.certificates import ID_KP_CMC_RA, Credential
+from brski_common.certificates import ID_KP_CMC_RA, Credential, Facts
 from brski_masa.fetching import Fetcher
 from brski_masa.limiting import Allowance
 from brski_masa.revocation import Revocation
@@ -89,7 +89,7 @@ def verified(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         calls.append("cms")
         return verify(signed, signer)
 
-    def counted_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
+    def counted_link(subject: Facts, issuer: Facts) -> None:
         calls.append("link")
         link(subject, issuer)
 

@@ -1,6 +1,7 @@
 """Reading an IDevID: serial number, MASA URL, issuer, module name, domainID (RFC 8995, 2.3 and 5.8.2)."""
 
 import base64
+import hashlib
 from datetime import timedelta
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brski_common import certificates, der, issuing
+from brski_common.certificates import Credential
 from brski_common.errors import BrskiError, Malformed, Untrusted
 from tests.support.vectors import vector
 from tests.support.world import NOW, Domain, Manufacturer, masa_url_extension
@@ -171,6 +173,57 @@ def test_an_oversize_certificate_is_not_even_parsed() -> None:
 def test_a_certificate_is_parsed_once(maker: Manufacturer) -> None:
     encoded = certificates.to_der(maker.idevid("SN-1").certificate)
     assert certificates.load_certificate(encoded) is certificates.load_certificate(bytes(bytearray(encoded)))
+
+
+def test_no_certificate_is_taken_for_one_that_is_gone(maker: Manufacturer) -> None:
+    """Facts are found by the identity of an object, and Python gives the place of one that is gone to the next."""
+    encoded = [certificates.to_der(maker.idevid(f"SN-{number}").certificate) for number in range(3)]
+    for round_ in range(4 * certificates.PARSED_CERTIFICATES):
+        data = encoded[round_ % 3]
+        assert certificates.fingerprint(x509.load_der_x509_certificate(data)) == hashlib.sha256(data).digest()
+
+
+def test_what_is_remembered_of_certificates_is_bounded(maker: Manufacturer) -> None:
+    encoded = certificates.to_der(maker.idevid("SN-1").certificate)
+    facts = certificates.facts_of(certificates.load_certificate(encoded))
+    assert certificates.facts_of(facts.certificate) is facts
+    for _ in range(certificates.PARSED_CERTIFICATES):
+        certificates.is_ca(x509.load_der_x509_certificate(encoded))
+    assert certificates.facts_of.known(facts.certificate) is None
+    assert certificates.facts_of(facts.certificate).spki_sha256 == facts.spki_sha256
+
+
+@pytest.mark.parametrize("kind", ["P-256", "RSA-2048", "Ed25519"])
+def test_issuer_and_serial_number_are_as_pyca_writes_them(kind: str) -> None:
+    certificate = Manufacturer(name=f"Maker {kind}", kind=kind).idevid("SN-1").certificate
+    written = certificate.issuer.public_bytes() + der.integer(certificate.serial_number)
+    assert certificates.facts_of(certificate).issuer_and_serial == written
+
+
+def test_what_end_entities_have_in_common_is_not_taken_from_another_kind(maker: Manufacturer) -> None:
+    def usages(
+        issuer: Credential, usage: x509.KeyUsage | None = None, extended: tuple[x509.ObjectIdentifier, ...] = ()
+    ) -> tuple[x509.KeyUsage | None, frozenset[x509.ObjectIdentifier]]:
+        certificate = issuing.end_entity(
+            issuer,
+            issuer.key.public_key(),
+            issuing.name("x"),
+            not_before=NOW,
+            not_after=NOW + timedelta(days=1),
+            key_usage=usage,
+            extended_key_usage=extended,
+        )
+        assert certificate.issuer == issuer.certificate.subject
+        assert certificates.authority_key_id(certificate) == certificates.subject_key_id(issuer.certificate)
+        found = certificates.extension(certificate, x509.KeyUsage)
+        return found, certificates.extended_key_usages(certificate)
+
+    signing, client = issuing.signing_key_usage(), certificates.ID_KP_CLIENT_AUTH
+    for issuer in (maker.root, maker.idevid_ca, maker.root):
+        assert usages(issuer) == (None, frozenset())
+        assert usages(issuer, signing) == (signing, frozenset())
+        assert usages(issuer, None, (client,)) == (None, frozenset({client}))
+        assert usages(issuer, signing, (client,)) == (signing, frozenset({client}))
 
 
 def test_a_credential_shows_no_key(maker: Manufacturer) -> None:

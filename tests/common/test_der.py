@@ -1,11 +1,12 @@
 """ASN.1 bytes: BER of any shape is read within bounds, DER is written (X.690)."""
 
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 
 import pytest
 from cryptography import x509
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from brski_common import der
@@ -164,6 +165,59 @@ def test_hostile_bytes_are_refused_with_a_clear_reason(data: bytes, reason: str)
     with pytest.raises(Malformed) as refused:
         list(der.parse(data).children())
     assert refused.value.reason == reason
+
+
+def seen(read: Callable[[], der.Element]) -> tuple[object, ...]:
+    """What a reader makes of some bytes: the element, or that there is none."""
+    try:
+        element = read()
+    except Malformed as refused:
+        return (refused.reason,)
+    return element.tag, element.encoded, element.content, element.is_der
+
+
+# Elements inside others are read by a shorter way, which shall see no more and no less.
+@given(near_asn1 | st.builds(der.tlv, st.sampled_from([4, 0x30]), st.binary(max_size=70_000)))
+@example(b"\x04\x82\x00\x01x")
+@example(b"\x04\x82\x01")
+@example(b"\x04\x82\x01\x00")
+@example(b"\x04\x81\x01x")
+@example(b"\x04\x7f")
+@example(b"\x04")
+@example(b"\x1f\x01x")
+@example(b"\x00\x00")
+@example(b"\x04\x80x\x00\x00")
+def test_an_element_means_the_same_inside_another(data: bytes) -> None:
+    alone = seen(lambda: der.parse(data))
+    if alone != ("der-trailing-bytes",):
+        assert seen(lambda: der.parse(der.sequence(data)).children()[0]) == alone
+
+
+@pytest.mark.req("AT-10")
+def test_the_number_of_elements_is_bounded_whatever_their_form() -> None:
+    allowed = der.NULL * (der.MAX_ELEMENTS - 1)  # the SEQUENCE counts too
+    assert len(der.parse(der.sequence(allowed)).children()) == der.MAX_ELEMENTS - 1
+    with pytest.raises(Malformed, match="der-too-many-elements"):
+        der.parse(der.sequence(allowed, der.NULL)).children()
+
+
+def test_a_sequence_has_the_members_that_are_asked_for_and_no_others() -> None:
+    pair = der.parse(der.sequence(der.integer(1), der.octet_string(b"x")))
+    assert [member.content for member in pair.members(der.INTEGER, der.OCTET_STRING)] == [b"\x01", b"x"]
+    for wrong in ((der.INTEGER,), (der.OCTET_STRING, der.INTEGER), (der.INTEGER, der.OCTET_STRING, der.NULL_TAG)):
+        with pytest.raises(Malformed, match="der-unexpected"):
+            pair.members(*wrong)
+    with pytest.raises(Malformed, match="der-unexpected-tag"):
+        der.parse(der.set_of(der.NULL)).members(der.NULL_TAG)
+
+
+def test_an_explicit_tag_is_around_one_element() -> None:
+    assert der.parse(der.explicit(0, der.octet_string(b"x"))).inner(der.OCTET_STRING).octets() == b"x"
+    in_pieces = der.tlv(der.OCTET_STRING | 0x20, der.octet_string(b"x"))
+    assert der.parse(der.explicit(0, in_pieces)).inner(der.OCTET_STRING).octets() == b"x"
+    for wrong in (der.NULL, b"", der.octet_string(b"x") * 2):
+        with pytest.raises(Malformed, match="der-unexpected"):
+            der.parse(der.explicit(0, wrong)).inner(der.OCTET_STRING)
 
 
 @pytest.mark.req("AT-10")

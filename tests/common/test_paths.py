@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from brski_common import issuing
 from brski_common.certificates import Credential, load_pem
 from brski_common.errors import Untrusted
-from brski_common.paths import MAX_POOL, Anchors, build_path, check_link, verify_host
+from brski_common.paths import MAX_POOL, Anchors, build_path, check_link, check_path, verify_host
 from tests.support.vectors import vector
 from tests.support.world import NOW, YEARS, Domain, Manufacturer, key_for, make_key, self_signed_registrar
 
@@ -136,6 +136,13 @@ def test_an_end_entity_signs_nobody(maker: Manufacturer) -> None:
     device = maker.idevid("SN-1")
     victim = leaf_of(Credential(device.key, device.chain))
     assert refusal(victim, list(device.chain), maker.idevid_anchors) == "ca-not-allowed"
+
+
+def test_only_cas_stand_above_others_in_a_path(maker: Manufacturer) -> None:
+    device = maker.idevid("SN-1")
+    check_path(device.chain, NOW)
+    with pytest.raises(Untrusted, match="ca-not-allowed"):
+        check_path(tuple(reversed(device.chain)), NOW)
 
 
 def test_a_ca_without_key_cert_sign_signs_nobody() -> None:

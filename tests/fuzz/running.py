@@ -171,7 +171,7 @@ def empty_caches() -> None:
     for name, module in list(sys.modules.items()):
         if name.startswith("brski_"):
             for value in vars(module).values():
-                if hasattr(value, "cache_clear"):
+                if hasattr(value, "cache_clear") and not isinstance(value, type):
                     value.cache_clear()
 
 
