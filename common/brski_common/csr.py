@@ -10,6 +10,7 @@ for the certificate authority to leave out: it copies nothing that its own profi
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
@@ -41,6 +42,7 @@ MAX_CSR_BYTES = 32 * 1024
 HASHES = frozenset({"sha256", "sha384", "sha512"})
 CURVE_KINDS = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}  # the curves that are certified
 MIN_RSA_EXPONENT = 3
+REMEMBERED_REQUESTS = 8  # one request is asked for its attributes several times, then never again
 
 CHANGE_SUBJECT_NAME = "1.3.6.1.5.5.7.7.36"  # RFC 6402, 2.8
 
@@ -66,11 +68,12 @@ def read_csr(data: bytes, *, proof_of_possession: bool = True) -> x509.Certifica
     except PYCA_ERRORS as error:
         raise Malformed("csr-malformed", f"{type(error).__name__}: {error}") from error
     if proof_of_possession:
-        check_key(_public_key(csr))
+        check_key(public_key(csr))
         _verify(csr)
     return csr
 
 
+@lru_cache(maxsize=REMEMBERED_REQUESTS)
 def attributes(csr: x509.CertificateSigningRequest) -> tuple[Attribute, ...]:
     """All attributes of a request with all their values."""
     members = der.parse(csr.tbs_certrequest_bytes).fields()
@@ -87,6 +90,7 @@ def challenge_password(csr: x509.CertificateSigningRequest) -> str | None:
     return None if value is None else read_text(value)
 
 
+@lru_cache(maxsize=REMEMBERED_REQUESTS)
 def requested_extensions(csr: x509.CertificateSigningRequest) -> tuple[ExtensionWish, ...]:
     """The extensions a request holds, each with its DER value as received; raises Malformed."""
     value = _attribute(csr, EXTENSION_REQUEST)
@@ -138,7 +142,9 @@ def check_key(key: CertificatePublicKeyTypes) -> None:
         raise Refused("csr-key-unacceptable", f"RSA with {key.key_size} bits, exponent {key.public_numbers().e}")
 
 
-def _public_key(csr: x509.CertificateSigningRequest) -> CertificatePublicKeyTypes:
+@lru_cache(maxsize=REMEMBERED_REQUESTS)
+def public_key(csr: x509.CertificateSigningRequest) -> CertificatePublicKeyTypes:
+    """The key that is to be certified; raises Refused `csr-key-unacceptable` where it cannot be read."""
     try:
         return csr.public_key()
     except PYCA_ERRORS as error:
@@ -199,7 +205,11 @@ def _names_changed(subject: bytes | None, names: bytes | None) -> ChangeSubjectN
 
 def check_csr(asked: CsrAttributes, csr: x509.CertificateSigningRequest) -> None:
     """Raise Refused (`csr-…`) unless the request follows what was asked (RFC 8995, 5.9.2; RFC 9908, 3)."""
-    wishes = asked.wishes
+    check_wishes(asked.wishes, csr)
+
+
+def check_wishes(wishes: Wishes, csr: x509.CertificateSigningRequest) -> None:
+    """The same, for who wants to be followed in some of the wishes only."""
     _check_key_wish(wishes, csr)
     _check_hash(wishes, csr)
     if wishes.subject is not None:
@@ -234,7 +244,7 @@ def _check_key_wish(wishes: Wishes, csr: x509.CertificateSigningRequest) -> None
     wish = wishes.key
     if wish is None:
         return
-    have = key_wish(_public_key(csr)) or KeyWish("unknown")
+    have = key_wish(public_key(csr)) or KeyWish("unknown")
     asked = (wish.algorithm, wish.curve or have.curve, wish.bits or have.bits)
     if asked != (have.algorithm, have.curve, have.bits):
         raise Refused("csr-key-kind-mismatch", f"{wish.kind or wish.algorithm} was asked for, {have.kind} came")

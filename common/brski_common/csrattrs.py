@@ -15,8 +15,9 @@ Whether a request follows the wishes is decided in `csr`.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 from enum import Enum
+from functools import lru_cache
 
 from brski_common import der
 from brski_common.csrwishes import (
@@ -36,6 +37,7 @@ from brski_common.csrwishes import (
 from brski_common.errors import Malformed
 
 MAX_CSRATTRS_BYTES = 32 * 1024
+REMEMBERED_KEYS = 16  # wishes for a key: a server has one for all of its devices
 
 EXTENSION_REQUEST = "1.2.840.113549.1.9.14"
 REQUEST_INFO_TEMPLATE = "1.2.840.113549.1.9.16.2.61"
@@ -70,13 +72,17 @@ _VERSION_1 = 0
 
 @dataclass(frozen=True, slots=True)
 class CsrAttributes:
-    """The items of a CSR attributes response in their order; raises Malformed if they make no sense."""
+    """The items of a CSR attributes response in their order; raises Malformed if they make no sense.
+
+    Who has just written the items gives the wishes as well; else they are read.
+    """
 
     items: tuple[str | Attribute, ...] = ()
     wishes: Wishes = field(init=False, compare=False, repr=False)
+    written: InitVar[Wishes | None] = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "wishes", _wishes(self.items))
+    def __post_init__(self, written: Wishes | None) -> None:
+        object.__setattr__(self, "wishes", written or _wishes(self.items))
 
 
 class Style(Enum):
@@ -103,8 +109,18 @@ def write(attributes: CsrAttributes) -> bytes:
 def ask(wishes: Wishes, style: Style = Style.BOTH) -> CsrAttributes:
     """The response that asks for `wishes`. The legacy style says what it can; the rest is left out of it."""
     legacy = () if style is Style.TEMPLATE else _ask_legacy(wishes)
-    template = () if style is Style.LEGACY else _ask_template(wishes)
-    return CsrAttributes((*legacy, *template))
+    template = () if style is Style.LEGACY else (_ask_template(wishes),)
+    return CsrAttributes((*legacy, *template), wishes if template and _is_plain(wishes) else None)
+
+
+def _is_plain(wishes: Wishes) -> bool:
+    """Whether a template says all of this and nothing else, so that it would be read just as it was asked."""
+    key, subject = wishes.key, wishes.subject or ()
+    return (
+        not (wishes.hash or wishes.extensions or wishes.others)
+        and (key is None or (key.bits is None and (key.curve is None or key.algorithm == EC_PUBLIC_KEY)))
+        and all(len(rdn) == 1 and rdn[0].value is not None for rdn in subject)
+    )
 
 
 def read_item(element: der.Element) -> str | Attribute:
@@ -289,6 +305,7 @@ def _ask_legacy(wishes: Wishes) -> Iterator[str | Attribute]:
         yield _signature_oid(wishes.key, wishes.hash)
 
 
+@lru_cache(maxsize=REMEMBERED_KEYS)
 def _ask_key(wish: KeyWish) -> Attribute:
     if wish.curve is not None:
         return Attribute(wish.algorithm, (der.oid(wish.curve),))
@@ -302,7 +319,7 @@ def _signature_oid(key: KeyWish | None, name: str) -> str:
     return found
 
 
-def _ask_template(wishes: Wishes) -> Iterator[Attribute]:
+def _ask_template(wishes: Wishes) -> Attribute:
     attributes = b""
     if wishes.extensions:
         # RFC 9908, 3.4: id-ExtensionReq, unless something is left open; never both.
@@ -314,7 +331,7 @@ def _ask_template(wishes: Wishes) -> Iterator[Attribute]:
         members.append(der.sequence(*(der.set_of(*map(_write_name_wish, rdn)) for rdn in wishes.subject)))
     if wishes.key is not None:
         members.append(_write_template_key(wishes.key))
-    yield Attribute(REQUEST_INFO_TEMPLATE, (der.sequence(*members, der.explicit(1, attributes)),))
+    return Attribute(REQUEST_INFO_TEMPLATE, (der.sequence(*members, der.explicit(1, attributes)),))
 
 
 def _extension_request(oid: str, wishes: Iterable[ExtensionWish]) -> Attribute:
@@ -335,6 +352,7 @@ def _write_name_wish(wish: NameWish) -> bytes:
         raise Malformed("text-malformed", f"{wish.oid} cannot be written with tag 0x{wish.tag:02x}") from error
 
 
+@lru_cache(maxsize=REMEMBERED_KEYS)
 def _write_template_key(wish: KeyWish) -> bytes:
     if wish.algorithm != RSA_ENCRYPTION:
         return der.explicit(0, der.sequence(der.oid(wish.algorithm), der.oid(wish.curve) if wish.curve else b""))

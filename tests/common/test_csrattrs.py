@@ -1,6 +1,7 @@
 """CSR attributes: every published example, both styles, and what must not be read."""
 
 import base64
+from dataclasses import replace
 from ipaddress import IPv6Address
 
 import pytest
@@ -387,6 +388,15 @@ responses = st.lists(oids | attributes, max_size=6).map(tuple).map(CsrAttributes
 @given(wishes)
 def test_what_is_asked_in_the_template_style_is_what_is_read(asked: Wishes) -> None:
     assert read(write(ask(asked))).wishes == asked
+
+
+@given(wishes, st.sampled_from(Style), st.sampled_from([None, "sha256"]), st.sampled_from([(), (MAC_ADDRESS,)]))
+def test_who_asks_knows_what_will_be_read(
+    plain: Wishes, style: Style, name: str | None, others: tuple[str, ...]
+) -> None:
+    for asked in (plain, replace(plain, extensions=()), replace(plain, extensions=(), hash=name, others=others)):
+        response = ask(asked, style)
+        assert response.wishes == CsrAttributes(response.items).wishes
 
 
 @given(responses)
