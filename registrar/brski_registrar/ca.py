@@ -17,7 +17,14 @@ from typing import Final, Protocol, cast
 from cryptography import x509
 
 from brski_common import csrattrs, issuing
-from brski_common.certificates import Credential, PublicKey, public_key_info, without_duplicates
+from brski_common.certificates import (
+    Credential,
+    PublicKey,
+    load_certificate,
+    public_key_info,
+    to_der,
+    without_duplicates,
+)
 from brski_common.csr import public_key
 from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import KeyWish, Wishes, acp_node_name, subject_wish
@@ -97,7 +104,7 @@ class LocalAuthority:
         return self._sign(csr, profile)
 
     def _sign(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
-        return issuing.end_entity(
+        issued = issuing.end_entity(
             self._issuer,
             cast("PublicKey", public_key(csr)),  # `read_csr` admits only keys that can sign
             profile.subject,
@@ -107,6 +114,8 @@ class LocalAuthority:
             alternative_names=profile.alternative_names,
             key_usage=KEY_USAGE,
         )
+        # It is read here, where others read theirs: the device comes back with it at once, and TLS then knows it.
+        return load_certificate(to_der(issued))
 
 
 def cross_certify(old: Credential, new: Credential, *, now: datetime) -> tuple[x509.Certificate, x509.Certificate]:

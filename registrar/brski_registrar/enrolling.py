@@ -21,7 +21,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
 
 from brski_common.certificates import ID_KP_CLIENT_AUTH
-from brski_common.csr import challenge_password, change_subject_name, check_renewal, check_wishes
+from brski_common.csr import challenge_password, change_subject_name, check_renewal, check_wishes, subject_of
 from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME, Wishes
 from brski_common.errors import NotYet, Refused, Untrusted
@@ -94,7 +94,7 @@ def check(csr: x509.CertificateSigningRequest, asked: CsrAttributes, pledge: Ple
     # The subject is judged by what it claims, not by its form: clients that know no csrattrs put more or less there.
     wishes = asked.wishes
     check_wishes(wishes if wishes.subject is None else Wishes(key=wishes.key, extensions=wishes.extensions), csr)  # 1
-    _check_subject(csr.subject, pledge)  # 2
+    _check_subject(subject_of(csr), pledge)  # 2
     _check_powers(csr, asks_names=wishes.extension(SUBJECT_ALTERNATIVE_NAME) is not None)  # 3
 
 
