@@ -17,7 +17,15 @@ from typing import Final, Protocol, cast
 from cryptography import x509
 
 from brski_common import csrattrs, issuing
-from brski_common.certificates import Credential, PublicKey, public_key_info, without_duplicates
+from brski_common.certificates import (
+    Credential,
+    PublicKey,
+    load_certificate,
+    public_key_info,
+    to_der,
+    without_duplicates,
+)
+from brski_common.csr import public_key
 from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import KeyWish, Wishes, acp_node_name, subject_wish
 from brski_common.errors import Misconfigured
@@ -26,6 +34,7 @@ from brski_registrar.enrolling import Profile
 from brski_registrar.records import Device
 
 SERIAL_NUMBER: Final = "2.5.4.5"
+KEY_USAGE: Final = issuing.signing_key_usage()  # of every certificate for a device
 SHORTEST_LIFETIME: Final = timedelta(hours=1)  # of a certificate; below, the CA itself needs to be renewed
 
 
@@ -64,6 +73,7 @@ class LocalAuthority:
     ) -> None:
         self._issuer, self._clock, self._in_thread = issuer, clock, in_thread
         self._certificates = without_duplicates((*issuer.chain, *rollover))
+        self._not_before = issuer.certificate.not_valid_before_utc
         self._not_after = min(certificate.not_valid_after_utc for certificate in issuer.chain)
         self._key = KeyWish.of(key_kind) if key_kind else None
         self._addressing = addressing
@@ -94,16 +104,18 @@ class LocalAuthority:
         return self._sign(csr, profile)
 
     def _sign(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
-        return issuing.end_entity(
+        issued = issuing.end_entity(
             self._issuer,
-            cast("PublicKey", csr.public_key()),  # `read_csr` admits only keys that can sign
+            cast("PublicKey", public_key(csr)),  # `read_csr` admits only keys that can sign
             profile.subject,
-            not_before=max(profile.not_before, self.issuer.not_valid_before_utc),
+            not_before=max(profile.not_before, self._not_before),
             not_after=min(profile.not_after, self._not_after),
             extended_key_usage=profile.extended_key_usage,
             alternative_names=profile.alternative_names,
-            key_usage=issuing.signing_key_usage(),
+            key_usage=KEY_USAGE,
         )
+        # It is read here, where others read theirs: the device comes back with it at once, and TLS then knows it.
+        return load_certificate(to_der(issued))
 
 
 def cross_certify(old: Credential, new: Credential, *, now: datetime) -> tuple[x509.Certificate, x509.Certificate]:

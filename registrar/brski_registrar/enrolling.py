@@ -12,17 +12,16 @@ The laws of this file:
 import base64
 import hashlib
 import hmac
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
 
-from brski_common import csrattrs
 from brski_common.certificates import ID_KP_CLIENT_AUTH
-from brski_common.csr import challenge_password, change_subject_name, check_csr, check_renewal
+from brski_common.csr import challenge_password, change_subject_name, check_renewal, check_wishes, subject_of
 from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME, Wishes
 from brski_common.errors import NotYet, Refused, Untrusted
@@ -93,32 +92,24 @@ def check(csr: x509.CertificateSigningRequest, asked: CsrAttributes, pledge: Ple
     3. It asks for no powers and no other names.
     """
     # The subject is judged by what it claims, not by its form: clients that know no csrattrs put more or less there.
-    check_csr(asked if asked.wishes.subject is None else _without_subject(asked), csr)  # 1
-    _check_subject(csr.subject, pledge)  # 2
-    _check_powers(csr, asks_names=asked.wishes.extension(SUBJECT_ALTERNATIVE_NAME) is not None)  # 3
+    wishes = asked.wishes
+    check_wishes(wishes if wishes.subject is None else Wishes(key=wishes.key, extensions=wishes.extensions), csr)  # 1
+    _check_subject(subject_of(csr), pledge)  # 2
+    _check_powers(csr, asks_names=wishes.extension(SUBJECT_ALTERNATIVE_NAME) is not None)  # 3
 
 
-def check_linked(csr: x509.CertificateSigningRequest, binding: bytes | None) -> None:
+def check_linked(csr: x509.CertificateSigningRequest, binding: Callable[[], bytes | None]) -> None:
     """A challengePassword that came, asked for or not, is the base64 of this connection's binding (RFC 7030, 3.5).
 
-    `binding` is tls-unique, or in TLS 1.3, which has none, tls-exporter (RFC 9266). Raises Malformed, Untrusted.
+    `binding` is tls-unique, or in TLS 1.3, which has none, tls-exporter (RFC 9266); it is only made where somebody
+    asks for it. Raises Malformed, Untrusted.
     """
     said = challenge_password(csr)
     if said is None:
         return
-    expected = "" if binding is None else base64.b64encode(binding).decode()
+    expected = base64.b64encode(binding() or b"").decode()
     if not expected or not hmac.compare_digest(said.encode(), expected.encode()):
         raise Untrusted("csr-not-linked", "its challengePassword belongs to another TLS connection")
-
-
-def _without_subject(asked: CsrAttributes) -> CsrAttributes:
-    return _asking(replace(asked.wishes, subject=None))
-
-
-@lru_cache(maxsize=64)
-def _asking(wishes: Wishes) -> CsrAttributes:
-    # Where devices differ in nothing but their names, as is usual, all of them share one entry.
-    return csrattrs.ask(wishes)
 
 
 def _check_subject(subject: x509.Name, pledge: Pledge) -> None:

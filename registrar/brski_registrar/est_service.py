@@ -170,12 +170,15 @@ class EstService:
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
         """The pledge and its device, EST being open for it; reads the audit log first if nobody has yet."""
         policy, pledge = await self._registrar.pledge(peer)
+        return policy, pledge, await self._open_for(policy, pledge, address_of(peer))
+
+    async def _open_for(self, policy: Policy, pledge: Pledge, address: str) -> Device:
         device = await self._store.device(pledge)
         if not enrolling.authorise(device, pledge, policy.domain):
             assert device is not None
-            device = await self._settled(policy, pledge, device, address_of(peer))
+            device = await self._settled(policy, pledge, device, address)
         assert device is not None
-        return policy, pledge, device
+        return device
 
     async def _settled(self, policy: Policy, pledge: Pledge, device: Device, address: str) -> Device:
         note = Note("voucher-status", "voucher-status-missing") if device.state is State.VOUCHERED else None
@@ -187,10 +190,10 @@ class EstService:
     async def _refuse_unadmitted(self, peer: Peer) -> None:
         policy = await self._registrar.policies.current()
         try:
-            policy.trust.pledge(peer, self._registrar.clock())
+            pledge = policy.trust.pledge(peer, self._registrar.clock())
         except BrskiError:
             return  # no pledge, but anybody: what he gets is public
-        await self._admitted(peer)
+        await self._open_for(policy, pledge, address_of(peer))
 
     async def _member(self, peer: Peer | None) -> tuple[x509.Certificate, Device] | None:
         """The certificate in use and its device, None without one that was issued here; raises Untrusted, Refused.

@@ -15,8 +15,8 @@ line, the slug of the reason; what lies behind it stays in the log.
 
 import logging
 import math
-from collections.abc import Awaitable, Callable
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Final
 
 from aiohttp import web
@@ -25,7 +25,6 @@ from cryptography import x509
 from brski_common import csrattrs, est, telemetry, tls
 from brski_common import http as brski_http
 from brski_common.artifact import MAX_ARTIFACT_BYTES, Format
-from brski_common.csrattrs import CsrAttributes
 from brski_common.errors import (
     BrskiError,
     Malformed,
@@ -45,6 +44,7 @@ from brski_registrar.vouchering import WELL_KNOWN
 
 OBSOLETE_PATHS: Final = ("requestvoucher", "voucher_status", "enrollstatus")
 MAX_RETRY_AFTER_SECONDS: Final = 3600
+REMEMBERED_REPORTS: Final = 16  # where all is well, devices say the same to the byte
 
 STATUS: Final[dict[str, int]] = {
     # By reason, where the class alone does not say it.
@@ -74,8 +74,6 @@ _SILENT: Final[dict[type[BrskiError], str]] = {PeerFailed: "masa-failed", Miscon
 _CLOSING: Final = frozenset({"proximity-missing", "proximity-mismatch"})
 
 log = logging.getLogger("brski.registrar.http")
-
-Operation = Callable[[web.Request, str], Awaitable[web.Response]]
 
 
 def application(service: RegistrarService, est_service: EstService) -> web.Application:
@@ -144,6 +142,7 @@ class _Enrollment:
 
     def __init__(self, service: EstService) -> None:
         self._service = service
+        self._authorities: dict[str, tuple[tuple[x509.Certificate, ...], bytes]] = {}  # by label, with their body
 
     def add_routes(self, app: web.Application, label: str) -> None:
         """The operations under one label (RFC 7030, 3.2.2)."""
@@ -151,37 +150,34 @@ class _Enrollment:
         def at(operation: est.Operation) -> str:
             return est.path(operation, label or None)
 
-        def labelled(operation: Operation) -> Callable[[web.Request], Awaitable[web.Response]]:
-            async def handle(request: web.Request) -> web.Response:
-                return await operation(request, label)
-
-            return handle
-
-        app.router.add_get(at(est.Operation.CACERTS), labelled(self.ca_certificates), allow_head=False)
-        app.router.add_get(at(est.Operation.CSRATTRS), labelled(self.csr_attributes), allow_head=False)
-        app.router.add_post(at(est.Operation.SIMPLEENROLL), labelled(self.simple_enroll))
-        app.router.add_post(at(est.Operation.SIMPLEREENROLL), labelled(self.simple_reenroll))
-        app.router.add_post(at(est.Operation.SERVERKEYGEN), labelled(self.server_key))
+        app.router.add_get(at(est.Operation.CACERTS), partial(self.ca_certificates, label=label), allow_head=False)
+        app.router.add_get(at(est.Operation.CSRATTRS), partial(self.csr_attributes, label=label), allow_head=False)
+        app.router.add_post(at(est.Operation.SIMPLEENROLL), partial(self.simple_enroll, label=label))
+        app.router.add_post(at(est.Operation.SIMPLEREENROLL), partial(self.simple_reenroll, label=label))
+        app.router.add_post(at(est.Operation.SERVERKEYGEN), partial(self.server_key, label=label))
 
     async def ca_certificates(self, request: web.Request, label: str) -> web.Response:
         certificates = await self._service.ca_certificates(brski_http.peer(request), label)
-        return _est(_certs_only(certificates), est.CERTS_ONLY)
+        known = self._authorities.get(label)
+        if known is None or known[0] != certificates:
+            known = self._authorities[label] = certificates, est.encode_body(est.certs_only(certificates))
+        return _est(known[1], est.CERTS_ONLY)
 
     async def csr_attributes(self, request: web.Request, label: str) -> web.Response:
         asked = await self._service.csr_attributes(brski_http.peer(request), label)
         if not asked.items:
             return brski_http.reply(204)
-        return _est(_csrattrs(asked), est.CSRATTRS)
+        return _est(est.encode_body(csrattrs.write(asked)), est.CSRATTRS)
 
     async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
-        check_linked(csr, _binding(request))
+        check_linked(csr, lambda: _binding(request))
         certificate = await self._service.simple_enroll(csr, brski_http.peer(request), label)
         return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
     async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:
         csr = await _csr(request)
-        check_linked(csr, _binding(request))
+        check_linked(csr, lambda: _binding(request))
         certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
         return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
@@ -197,10 +193,15 @@ class _Enrollment:
 
 async def _telemetry(request: web.Request) -> Telemetry:
     # A client that forgets the header means JSON: a report that is refused is a failure nobody hears of.
-    read = _REPORTS.get(brski_http.media_type(request) or telemetry.MEDIA_TYPE_JSON)
-    if read is None:
-        raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
-    return read(await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES))
+    media_type = brski_http.media_type(request) or telemetry.MEDIA_TYPE_JSON
+    if media_type not in _REPORTS:
+        raise UnsupportedFormat("media-type-unknown", media_type)
+    return _report(media_type, await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES))
+
+
+@lru_cache(maxsize=REMEMBERED_REPORTS)
+def _report(media_type: str, body: bytes) -> Telemetry:
+    return _REPORTS[media_type](body)
 
 
 _REPORTS: Final[dict[str, Callable[[bytes], Telemetry]]] = {
@@ -218,7 +219,10 @@ async def _csr(request: web.Request, *, proof_of_possession: bool = True) -> x50
 
 def _est(body: bytes, media_type: str) -> web.Response:
     """An EST answer. Its body is base64 whatever the header says (RFC 8951, 3.1); BouncyCastle wants to be told."""
-    return brski_http.reply(200, body, media_type, {"Content-Transfer-Encoding": "base64"})
+    return brski_http.reply(200, body, media_type, _ENCODED)
+
+
+_ENCODED: Final = {"Content-Transfer-Encoding": "base64"}
 
 
 def _binding(request: web.Request) -> bytes | None:
@@ -228,13 +232,3 @@ def _binding(request: web.Request) -> bytes | None:
 async def _moved(_: web.Request) -> web.Response:
     """Drafts of RFC 8995 had these under EST; some clients still have, and should hear what to do about it."""
     return brski_http.plain(404, f"path-obsolete: this operation is under {WELL_KNOWN}/ (RFC 8995, 8.3.1)")
-
-
-@lru_cache(maxsize=16)
-def _certs_only(certificates: tuple[x509.Certificate, ...]) -> bytes:
-    return est.encode_body(est.certs_only(certificates))
-
-
-@lru_cache(maxsize=128)
-def _csrattrs(asked: CsrAttributes) -> bytes:
-    return est.encode_body(csrattrs.write(asked))

@@ -4,14 +4,15 @@ The laws of this file:
 
 1. A maker's anchors are his alone; they are no anchors for MASA servers, nor the other way round (RFC 8995, 2.5.3).
 2. The serial number comes from the certificate that TLS authenticated (RFC 8995, 5.5), from nothing else.
-3. Cheap checks come first: only makers whose anchors the chain names are asked, and a chain that held is remembered
-   for as long as the policy stands. Dates are checked each time.
+3. Cheap checks come first: only makers whose anchors the chain names are asked.
+4. A device that was recognised is known again, on its connection, for as long as the policy stands. Dates are checked
+   each time, and nobody who was refused is remembered.
 """
 
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -33,7 +34,7 @@ from brski_common.paths import Anchors, build_path
 from brski_registrar.policy import Manufacturer, SerialField
 
 MAX_SERIAL_NUMBER: Final = 64  # characters: what a subject can hold (RFC 5280, A.1)
-REMEMBERED_CHAINS: Final = 64
+REMEMBERED_PEERS: Final = 64  # connections at once that cost nothing more; a device's comes once
 
 _CLIENT_USAGES: Final = frozenset({ID_KP_CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
@@ -83,7 +84,7 @@ class Trust:
         for maker in self.makers.values():
             for subject in {anchor.subject for anchor in maker.idevids.certificates}:
                 self._by_subject.setdefault(subject, []).append(maker)
-        self._remembered = lru_cache(maxsize=REMEMBERED_CHAINS)(self._identify)
+        self._recognised: OrderedDict[int, tuple[Peer, Pledge]] = OrderedDict()
 
     def pledge(self, peer: Peer | None, now: datetime) -> Pledge:
         """Who the TLS client is; raises Untrusted, or Unknown where no maker's anchors reach its certificate.
@@ -96,11 +97,25 @@ class Trust:
         """
         if peer is None:  # 1
             raise Untrusted("client-certificate-missing", "a pledge authenticates itself by its IDevID")
-        pledge = self._remembered(peer.chain)  # 2, 3, 4
+        pledge = self._recognise(peer)  # 2, 3, 4
         if not pledge.not_before <= now <= pledge.not_after and not pledge.manufacturer.ignore_expired_idevid:  # 5
             # A CA may have two certificates, one of them out of date: look for a path that is valid now.
             maker = self.makers[pledge.manufacturer.name]
             build_path(peer.certificate, peer.chain[1:], maker.idevids, now, tolerated_critical=maker.tolerated)
+        return pledge
+
+    def _recognise(self, peer: Peer) -> Pledge:
+        """A connection has one peer, which never changes: to compare objects is cheaper than to compare certificates.
+
+        An entry holds its peer, so that no other can come to the same number.
+        """
+        known = self._recognised.get(id(peer))
+        if known is not None and known[0] is peer:
+            return known[1]
+        pledge = self._identify(peer.chain)
+        self._recognised[id(peer)] = peer, pledge
+        if len(self._recognised) > REMEMBERED_PEERS:
+            self._recognised.popitem(last=False)
         return pledge
 
     def _identify(self, chain: tuple[x509.Certificate, ...]) -> Pledge:
@@ -119,14 +134,14 @@ class Trust:
         )
 
     def _path(self, chain: Sequence[x509.Certificate]) -> tuple[Maker, tuple[x509.Certificate, ...]]:
-        failure = Unknown("manufacturer-unknown", f"no anchor for {common_name(chain[0])}")
+        failure = None
         for maker in self._candidates(chain):
             try:
                 return maker, build_path(chain[0], chain[1:], maker.idevids, None, tolerated_critical=maker.tolerated)
             except Untrusted as error:
                 # The operator should see why a chain that names an anchor does not hold; the device need not.
                 failure = Unknown("manufacturer-unknown", str(error))
-        raise failure
+        raise failure or Unknown("manufacturer-unknown", f"no anchor for {common_name(chain[0])}")
 
     def _candidates(self, chain: Sequence[x509.Certificate]) -> Iterable[Maker]:
         named = [maker for certificate in chain for maker in self._by_subject.get(certificate.issuer, ())]

@@ -90,8 +90,10 @@ class Knocking:
 
     async def write(self, *, at_once: bool = False) -> None:
         """Write what waits, if it is time to; raises nothing, because nobody's request may fail for this."""
+        if not at_once and self._monotonic() < self._next_write:
+            return
         found = [knock for waiting in self._pending.values() for knock in waiting.values()]
-        if not found or not (at_once or self._monotonic() >= self._next_write):
+        if not found:
             return
         self._next_write = self._monotonic() + KNOCK_WRITE_SECONDS
         for waiting in self._pending.values():

@@ -65,14 +65,13 @@ class HttpMasaClient:
         request_seconds: float = REQUEST_SECONDS,
     ) -> None:
         self._credential, self._clock, self._secret, self._seconds = credential, clock, secret, request_seconds
-        self._sites: OrderedDict[tuple[Manufacturer, str], _Site] = OrderedDict()
+        self._sites: OrderedDict[tuple[str, str], _Site] = OrderedDict()
 
     async def request_voucher(self, maker: Maker, base: str, rvr: bytes, media_type: str, accept: str) -> bytes:
         """See `MasaClient`."""
         headers = {"Content-Type": media_type, "Accept": accept}
-        response = await (await self._site(maker, base)).post(
-            f"{base}/requestvoucher", rvr, headers, MAX_ARTIFACT_BYTES
-        )
+        site = await self._site(maker, base)
+        response = await site.request("POST", f"{base}/requestvoucher", rvr, headers, MAX_ARTIFACT_BYTES)
         _check_status(response, "requestvoucher")
         if response.media_type not in {each.strip().lower() for each in accept.split(",")}:
             raise PeerFailed("masa-media-type", ascii(response.media_type[:100]))
@@ -82,9 +81,10 @@ class HttpMasaClient:
         """See `MasaClient`. Where the MASA answers with the place of the log, it is fetched from the same host."""
         site, limit = await self._site(maker, base), auditlog.MAX_AUDITLOG_BYTES
         headers = {"Content-Type": media_type, "Accept": auditlog.MEDIA_TYPE}
-        response = await site.post(f"{base}/requestauditlog", rvr, headers, limit)
+        response = await site.request("POST", f"{base}/requestauditlog", rvr, headers, limit)
         if response.status == 201:
-            response = await site.get(_same_origin(base, response.headers.get("Location", "")), limit)
+            place = _same_origin(base, response.headers.get("Location", ""))
+            response = await site.request("GET", place, b"", {"Accept": auditlog.MEDIA_TYPE}, limit)
         _check_status(response, "requestauditlog")
         try:
             return auditlog.read(response.body)
@@ -97,16 +97,19 @@ class HttpMasaClient:
             await self._sites.popitem()[1].client.close()
 
     async def _site(self, maker: Maker, base: str) -> "_Site":
-        # A changed record is another key, so that nothing of the old one is used again.
-        key = maker.record, urlsplit(base).netloc
+        key = maker.record.name, urlsplit(base).netloc
         site = self._sites.get(key)
-        if site is None:
-            site = _Site(maker.record, self._context(maker, base), self._password(maker.record), self._seconds)
-            self._sites[key] = site
-            if len(self._sites) > MAX_SITES:
-                await self._sites.popitem(last=False)[1].client.close()
+        if site is not None and site.is_for(maker.record):
+            self._sites.move_to_end(key)
+            return site
+        fresh = _Site(maker.record, self._context(maker, base), self._password(maker.record), self._seconds)
+        self._sites[key] = fresh
         self._sites.move_to_end(key)
-        return site
+        if site is None and len(self._sites) > MAX_SITES:
+            _, site = self._sites.popitem(last=False)
+        if site is not None:
+            await site.client.close()
+        return fresh
 
     def _context(self, maker: Maker, base: str) -> tls.TlsSide:
         if not maker.tls:
@@ -138,13 +141,11 @@ class _Site:
         self._challenge: httpauth.Challenge | None = None
         self._count = 0
 
-    async def post(self, url: str, body: bytes, headers: dict[str, str], limit: int) -> HttpResponse:
-        return await self._request("POST", url, body, headers, limit)
+    def is_for(self, record: Manufacturer) -> bool:
+        """Whether nothing has changed in the record: nothing of an old one is used again."""
+        return self._record is record or self._record == record
 
-    async def get(self, url: str, limit: int) -> HttpResponse:
-        return await self._request("GET", url, b"", {"Accept": auditlog.MEDIA_TYPE}, limit)
-
-    async def _request(self, method: str, url: str, body: bytes, headers: dict[str, str], limit: int) -> HttpResponse:
+    async def request(self, method: str, url: str, body: bytes, headers: dict[str, str], limit: int) -> HttpResponse:
         sent = headers | self._login(method, url)
         response = await self.client.request(method, url, body=body, headers=sent, limit=limit)
         if response.status != 401 or self._record.login is not Login.DIGEST:

@@ -36,6 +36,7 @@ from brski_registrar.policy_store import Policy, PolicyView
 from brski_registrar.quotas import Quota
 from brski_registrar.records import Asked, Change, Device, Note
 from brski_registrar.store import Store
+from brski_registrar.vouchering import Own
 
 MASA_PATIENCE_SECONDS: Final = 20.0  # before a pledge is told to come again, where its maker's record says so
 MASA_RETRY_SECONDS: Final = 10.0
@@ -97,7 +98,7 @@ class RegistrarService:
         self.store, self.policies, self.clock = store, policies, clock
         self.knocking = Knocking(store.database, time.monotonic)
         self.credential, self._masa, self._patience = credential, masa, masa_patience
-        self._tls_certificate = tls_certificate or credential.certificate
+        self._own = Own.of(credential, tls_certificate or credential.certificate)
         self._judge = Judge(masa, store, policies.store, credential)
         self._flights = Flights()
         self._questions = Quota(QUESTIONS_AT_ONCE, QUESTION_SECONDS)
@@ -159,7 +160,7 @@ class RegistrarService:
     async def _vouch(self, attempt: Attempt) -> bytes:
         check_source(attempt.policy.domain, attempt.address)
         unverified = artifact.parse_voucher_request(attempt.raw, attempt.format)
-        pvr = vouchering.examine(unverified, attempt.pledge, self._tls_certificate)
+        pvr = vouchering.examine(unverified, attempt.pledge, self._own)
         device, admission = await self.store.look_up(attempt.pledge)
         lifecycle.step(device.state if device else State.NEW, Event.REQUEST)
         before = device if device is not None and attempt.repeats(device) else None
@@ -224,9 +225,8 @@ class RegistrarService:
         if before is not None and before.rvr is not None:
             # The same question again is the same bytes again: the MASA may answer it from memory (RFC 8995, 5.6).
             return before.rvr
-        hint = attempt.policy.domain.pin_hint
         pledges = attempt.pledge.path if attempt.format is Format.COSE else ()
-        shown = vouchering.certificates_shown(self.credential, hint, self._tls_certificate, pledges)
+        shown = vouchering.certificates_shown(self._own, attempt.policy.domain.pin_hint, pledges)
         return vouchering.sign(rvr, attempt.format, self.credential, attempt.pledge.manufacturer, shown)
 
     async def _fetch(
@@ -240,8 +240,8 @@ class RegistrarService:
             if maker.record.wait_for_masa and error.reason in _PASSING:
                 raise NotYet("masa-not-ready", str(error), MASA_RETRY_SECONDS) from error
             raise
-        own, now = self.credential.chain, self.clock()
-        voucher = vouchering.accept(raw, attempt.format, rvr, maker.record, maker.vouchers, own, now)
+        own, anchors = self._own, maker.vouchers
+        voucher = vouchering.accept(raw, attempt.format, rvr, maker.record, anchors, own, self.clock())
         return raw, "" if voucher is None else str(voucher.assertion or "")
 
     async def prefetch(
@@ -270,11 +270,11 @@ class RegistrarService:
             manufacturer=manufacturer, serial_number=serial_number
         )
         rvr = vouchering.compose_nonceless(serial_number, issuer, now, renewed=entry.voucher if renew else None)
-        shown = vouchering.certificates_shown(self.credential, PinHint.ROOT, self._tls_certificate)
+        shown = vouchering.certificates_shown(self._own, PinHint.ROOT)
         signed = vouchering.sign(rvr, artifact_format, self.credential, maker.record, shown)
         media_type = artifact_format.media_type
         raw = await self._masa.request_voucher(maker, base, signed, media_type, media_type)
-        voucher = vouchering.accept(raw, artifact_format, rvr, maker.record, maker.vouchers, self.credential.chain, now)
+        voucher = vouchering.accept(raw, artifact_format, rvr, maker.record, maker.vouchers, self._own, now)
         await store.allow(replace(entry, voucher=raw, voucher_type=media_type), now)
         return voucher
 

@@ -10,10 +10,11 @@ The laws of this file:
    is plainly for another device or another plant is not worth the pledge's time.
 """
 
-import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -40,9 +41,42 @@ from brski_registrar.policy import Manufacturer, PinHint
 WELL_KNOWN: Final = "/.well-known/brski"
 MAX_MASA_URL: Final = 1024  # characters
 HTTPS_PORT: Final = 443
+REMEMBERED_ADDRESSES: Final = 64  # of MASAs: a maker has one for all of its devices
 
 
-def examine(pvr: Unverified[VoucherRequest], pledge: Pledge, own: x509.Certificate) -> Verified[VoucherRequest]:
+@dataclass(frozen=True, slots=True)
+class Own:
+    """The registrar's certificates in every form in which others name them: the TLS server's, and the signer's chain.
+
+    `shown` are the certificates that a MASA gets to see, by the operator's wish.
+    """
+
+    certificate: bytes = field(repr=False)
+    key: bytes = field(repr=False)
+    key_sha256: bytes = field(repr=False)
+    chain: frozenset[bytes] = field(repr=False)
+    keys: frozenset[bytes] = field(repr=False)
+    keys_sha256: frozenset[bytes] = field(repr=False)
+    shown: Mapping[PinHint, tuple[x509.Certificate, ...]] = field(repr=False)
+
+    @classmethod
+    def of(cls, signer: Credential, tls_certificate: x509.Certificate) -> "Own":
+        """The signer is always shown. So is the TLS server's certificate, if that is another: the MASA looks for the
+        one that the pledge saw (RFC 8995, 5.5.5).
+        """
+        counts = {PinHint.EE: 1, PinHint.CA: 2, PinHint.ROOT: len(signer.chain)}
+        return cls(
+            to_der(tls_certificate),
+            spki(tls_certificate),
+            spki_sha256(tls_certificate),
+            frozenset(map(to_der, signer.chain)),
+            frozenset(map(spki, signer.chain)),
+            frozenset(map(spki_sha256, signer.chain)),
+            {hint: without_duplicates((*signer.chain[:count], tls_certificate)) for hint, count in counts.items()},
+        )
+
+
+def examine(pvr: Unverified[VoucherRequest], pledge: Pledge, own: Own) -> Verified[VoucherRequest]:
     """Judge a pledge's request (RFC 8995, 5.2 and 5.5); raises Untrusted.
 
     1. It claims proximity, and the registrar it saw is this one. If not, somebody sits between (RFC 8995, 5.2):
@@ -64,16 +98,16 @@ def examine(pvr: Unverified[VoucherRequest], pledge: Pledge, own: x509.Certifica
     return verified
 
 
-def _check_proximity(claimed: VoucherRequest, own: x509.Certificate) -> None:
+def _check_proximity(claimed: VoucherRequest, own: Own) -> None:
     if claimed.assertion is not Assertion.PROXIMITY:
         raise Untrusted("proximity-missing", f"the assertion is {claimed.assertion}")
     # draft-ietf-anima-rfc8366bis, 9: of several attributes the first of these counts.
     if claimed.proximity_registrar_pubk_sha256 is not None:
-        seen = claimed.proximity_registrar_pubk_sha256 == spki_sha256(own)
+        seen = claimed.proximity_registrar_pubk_sha256 == own.key_sha256
     elif claimed.proximity_registrar_pubk is not None:
-        seen = claimed.proximity_registrar_pubk == spki(own)
+        seen = claimed.proximity_registrar_pubk == own.key
     elif claimed.proximity_registrar_cert is not None:
-        seen = claimed.proximity_registrar_cert == to_der(own)
+        seen = claimed.proximity_registrar_cert == own.certificate
     else:
         raise Untrusted("proximity-missing", "the request does not say which registrar the pledge saw")
     if not seen:
@@ -117,19 +151,14 @@ def sign(
 
 
 def certificates_shown(
-    credential: Credential,
-    hint: PinHint,
-    tls_certificate: x509.Certificate,
-    pledges: Sequence[x509.Certificate] = (),
+    own: Own, hint: PinHint, pledges: Sequence[x509.Certificate] = ()
 ) -> tuple[x509.Certificate, ...]:
     """Which certificates a MASA sees, and so may pin (RFC 8995, 5.5).
 
-    The signer is always there. So is the TLS server's, if that is another: the MASA looks for the one that the pledge
-    saw (RFC 8995, 5.5.5). A constrained pledge sends none of its own along, so that the registrar does: `pledges`
+    A constrained pledge sends none of its own along, so that the registrar does: `pledges`
     (draft-ietf-anima-constrained-voucher, 7.2).
     """
-    count = {PinHint.EE: 1, PinHint.CA: 2, PinHint.ROOT: len(credential.chain)}[hint]
-    return without_duplicates((*credential.chain[:count], tls_certificate, *pledges))
+    return without_duplicates((*own.shown[hint], *pledges)) if pledges else own.shown[hint]
 
 
 def masa_address(certificate: x509.Certificate | None, manufacturer: Manufacturer) -> str:
@@ -144,14 +173,20 @@ def masa_address(certificate: x509.Certificate | None, manufacturer: Manufacture
     text = masa_url(certificate) if certificate is not None else None
     if not text:
         raise Refused("masa-url-missing", f"neither the IDevID nor the record of {manufacturer.name} names a MASA")
+    return _allowed_base(text, manufacturer.masa_hosts)
+
+
+@lru_cache(maxsize=REMEMBERED_ADDRESSES)
+def _allowed_base(text: str, rules: tuple[str, ...]) -> str:
     base = _base(text)
     authority = urlsplit(base)
     host, port = authority.hostname or "", authority.port or HTTPS_PORT
-    if not any(_allows(rule, host, port) for rule in manufacturer.masa_hosts):
-        raise Refused("masa-url-not-allowed", f"{host}:{port} is none of {', '.join(manufacturer.masa_hosts) or '-'}")
+    if not any(_allows(rule, host, port) for rule in rules):
+        raise Refused("masa-url-not-allowed", f"{host}:{port} is none of {', '.join(rules) or '-'}")
     return base
 
 
+@lru_cache(maxsize=REMEMBERED_ADDRESSES)
 def _base(text: str) -> str:
     if len(text) > MAX_MASA_URL or not re.fullmatch(r"[!-~]+", text):
         raise Malformed("masa-url-malformed", ascii(text[:100]))
@@ -185,7 +220,7 @@ def accept(
     rvr: VoucherRequest,
     manufacturer: Manufacturer,
     voucher_anchors: Anchors,
-    own: Sequence[x509.Certificate],
+    own: Own,
     now: datetime,
 ) -> Voucher | None:
     """What the MASA's answer says, None where it cannot be read and may be opaque; raises PeerFailed.
@@ -220,22 +255,25 @@ def _check_device(voucher: Voucher, rvr: VoucherRequest) -> None:
         raise PeerFailed("voucher-issuer-mismatch", voucher.idevid_issuer.hex())
 
 
-def _check_pin(voucher: Voucher, own: Sequence[x509.Certificate]) -> None:
-    keys = [spki(certificate) for certificate in own]
+def _check_pin(voucher: Voucher, own: Own) -> None:
     if voucher.pinned_domain_cert is not None:
-        try:
-            pinned = spki(load_certificate(voucher.pinned_domain_cert))
-        except Malformed as error:
-            raise PeerFailed("voucher-pin-unreadable", error.detail) from error
+        ours = voucher.pinned_domain_cert in own.chain or _key_in(voucher.pinned_domain_cert) in own.keys
     elif voucher.pinned_domain_pubk is not None:
-        pinned = voucher.pinned_domain_pubk
+        ours = voucher.pinned_domain_pubk in own.keys
     elif voucher.pinned_domain_pubk_sha256 is not None:
-        hashes = [hashlib.sha256(key).digest() for key in keys]
-        pinned = keys[0] if voucher.pinned_domain_pubk_sha256 in hashes else b""
+        ours = voucher.pinned_domain_pubk_sha256 in own.keys_sha256
     else:
         raise PeerFailed("voucher-pins-nothing", "the pledge could not trust anybody by it")
-    if pinned not in keys:
+    if not ours:
         raise PeerFailed("voucher-pins-foreign-domain", "the pinned certificate is none of this plant's chain")
+
+
+def _key_in(pinned: bytes) -> bytes:
+    """The key in a pinned certificate, which may be another one for a key of ours."""
+    try:
+        return spki(load_certificate(pinned))
+    except Malformed as error:
+        raise PeerFailed("voucher-pin-unreadable", error.detail) from error
 
 
 def check_prefetched(voucher: Voucher, pledge: Pledge) -> None:

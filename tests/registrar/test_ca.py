@@ -8,7 +8,14 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 from brski_common import csrattrs, der
-from brski_common.certificates import Credential, fingerprint, public_key_info, subject_key_id
+from brski_common.certificates import (
+    Credential,
+    fingerprint,
+    load_certificate,
+    public_key_info,
+    subject_key_id,
+    to_der,
+)
 from brski_common.csrwishes import ACP_NODE_NAME, SUBJECT_ALTERNATIVE_NAME
 from brski_common.errors import Misconfigured, Refused
 from brski_common.issuing import name
@@ -69,6 +76,11 @@ async def test_a_certificate_says_what_the_profile_says_and_not_what_the_request
     assert certificate.not_valid_after_utc == PROFILE.not_after
     domain = Domain()
     assert build_path(certificate, domain.issuing.chain, domain.anchors, NOW)[-1] == domain.root.certificate
+
+
+async def test_whoever_comes_with_a_new_certificate_has_it_read_already() -> None:
+    certificate = await authority().issue(csr_for(key_for("device 1")), PROFILE)
+    assert load_certificate(to_der(certificate)) is certificate
 
 
 async def test_serial_numbers_are_random() -> None:

@@ -296,6 +296,29 @@ async def test_anybody_may_read_the_ca_certificates(plant: Plant) -> None:
             assert set(est.parse_certs_only(est.decode_body(response.body))) == set(plant.domain.issuing.chain)
 
 
+async def test_new_ca_certificates_are_handed_out_at_once(tmp_path: Path) -> None:
+    class Changing(LocalAuthority):
+        now = Domain().issuing.chain
+
+        async def ca_certs(self) -> tuple[x509.Certificate, ...]:
+            return self.now
+
+    authority = Changing(Domain().issuing, clock=Clock())
+    async with Plant.open(tmp_path, authority=authority) as plant, plant.connect(None) as line:
+        for chain in (Domain().issuing.chain, Domain(name="Next").issuing.chain, Domain().issuing.chain):
+            authority.now = chain
+            response = await line.get(f"{EST}/cacerts")
+            assert set(est.parse_certs_only(est.decode_body(response.body))) == set(chain)
+
+
+async def test_a_maker_that_is_removed_is_unknown_on_an_open_connection_too(plant: Plant) -> None:
+    async with plant.vouched() as line:
+        assert (await line.get(f"{EST}/csrattrs")).status == 200
+        await plant.policies.remove_manufacturer(plant.maker.name)
+        assert (await line.get(f"{EST}/csrattrs")).status == 404
+        assert (await line.enroll(csr_with())).status == 404
+
+
 @pytest.mark.req("D-10", "CA-01", "CA-02", "E-19", "E-22", "E51-04", "D-9")
 async def test_the_registrar_asks_in_the_older_form_and_by_template(tmp_path: Path) -> None:
     addressing = Addressing(domain="acp.example.com", registrar_id=0x0200_0000_0001)

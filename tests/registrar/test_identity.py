@@ -9,7 +9,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from brski_common import der, issuing
 from brski_common.certificates import ID_ON_HARDWARE_MODULE_NAME, Credential, Peer
 from brski_common.errors import BrskiError, Unknown, Untrusted
-from brski_registrar.identity import Maker, Pledge, Trust
+from brski_registrar.identity import REMEMBERED_PEERS, Maker, Pledge, Trust
 from brski_registrar.policy import SerialField
 from tests.support.plant import record_of
 from tests.support.world import NOW, YEARS, Manufacturer, key_for
@@ -119,6 +119,35 @@ def test_dates_are_checked_each_time() -> None:
         trust.pledge(peer, NOW + timedelta(hours=2))
     lenient = Trust([Maker.of(record_of(MAKER, ignore_expired_idevid=True))])
     assert lenient.pledge(peer, NOW + timedelta(hours=2)).serial_number == "SN"
+
+
+def test_a_device_is_recognised_once_for_its_connection_and_for_one_state_of_the_policy() -> None:
+    credential = MAKER.idevid("SN-1")
+    peer = Peer(credential.certificate, credential.chain)
+    trust = Trust([Maker.of(record_of(MAKER))])
+    known = trust.pledge(peer, NOW)
+    assert trust.pledge(peer, NOW) is known
+    assert trust.pledge(Peer(credential.certificate, credential.chain), NOW) == known
+    with pytest.raises(Unknown, match="manufacturer-unknown"):
+        Trust().pledge(peer, NOW)
+
+
+def test_as_many_connections_as_there_may_be_are_each_known_as_who_they_are() -> None:
+    trust, key = Trust([Maker.of(record_of(MAKER))]), key_for("many devices")
+    for number in range(REMEMBERED_PEERS + 10):
+        credential = MAKER.idevid(f"SN-{number}", key=key)
+        # Of those that are forgotten, others take the place in memory.
+        assert trust.pledge(Peer(credential.certificate, credential.chain), NOW).serial_number == f"SN-{number}"
+    assert len(trust._recognised) == REMEMBERED_PEERS
+
+
+def test_who_was_refused_is_not_remembered() -> None:
+    trust = Trust([Maker.of(record_of(MAKER))])
+    for stranger in (Manufacturer(name="Stranger").idevid("SN-1"), MAKER.idevid_ca):
+        for _ in range(2):
+            with pytest.raises(BrskiError):
+                trust.pledge(Peer(stranger.certificate, stranger.chain), NOW)
+    assert not trust._recognised
 
 
 @pytest.mark.req("TL-12")

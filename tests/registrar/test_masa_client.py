@@ -265,3 +265,15 @@ async def test_a_changed_record_counts_at_once() -> None:
         masa.known_as(login=Login.NONE)
         await masa.voucher()
         assert [peer is None for peer in masa.seen.peers] == [False, True]
+
+
+async def test_a_record_that_only_was_read_again_keeps_its_connection() -> None:
+    async with talk() as masa:
+        await masa.voucher()
+        masa.known_as()
+        await masa.voucher()
+        assert masa.seen.peers[0] is masa.seen.peers[1]
+        masa.known_as(ignore_expired_idevid=True)
+        await masa.voucher()
+        assert masa.seen.peers[1] is not masa.seen.peers[2]
+        assert len(masa.client._sites) == 1, "the one for the old record is gone"

@@ -19,6 +19,7 @@ from tests.support.world import NOW, Domain, Manufacturer, self_signed_registrar
 
 MAKER, DOMAIN = Manufacturer(), Domain()
 OWN = DOMAIN.registrar.certificate
+REGISTRAR = vouchering.Own.of(DOMAIN.registrar, OWN)
 RECORD = record_of(MAKER)
 
 
@@ -92,11 +93,20 @@ def test_allow_rules(rule: str, allowed: list[str], refused: list[str]) -> None:
             vouchering.masa_address(pledge_of("SN", masa_url=text).certificate, record)
 
 
+def test_a_masa_that_was_allowed_is_so_by_these_rules_only() -> None:
+    certificate = pledge_of("SN").certificate
+    assert vouchering.masa_address(certificate, RECORD)
+    for rules in ((), ("masa.example",)):
+        with pytest.raises(Refused, match="masa-url-not-allowed"):
+            vouchering.masa_address(certificate, replace(RECORD, masa_hosts=rules))
+    assert vouchering.masa_address(certificate, RECORD)
+
+
 def examined(**leaves: object) -> VoucherRequest:
     pledge = pledge_of("SN")
     request = VoucherRequest(serial_number="SN", nonce="n", assertion=Assertion.PROXIMITY)
     raw = artifact.sign(replace(request, **leaves), Format.CMS, MAKER.idevid("SN"))  # type: ignore[arg-type] # leaves
-    return vouchering.examine(artifact.parse_voucher_request(raw, Format.CMS), pledge, OWN).value
+    return vouchering.examine(artifact.parse_voucher_request(raw, Format.CMS), pledge, REGISTRAR).value
 
 
 @pytest.mark.req("BIS-05", "VR-12")
@@ -144,7 +154,7 @@ def with_leaves(voucher: Voucher, **leaves: object) -> Voucher:
 
 def accepted(voucher: Voucher) -> Voucher | None:
     raw = artifact.sign(voucher, Format.CMS, MAKER.voucher_signer)
-    return vouchering.accept(raw, Format.CMS, RVR, RECORD, Anchors(), DOMAIN.registrar.chain, NOW)
+    return vouchering.accept(raw, Format.CMS, RVR, RECORD, Anchors(), REGISTRAR, NOW)
 
 
 def test_a_voucher_may_pin_any_of_our_certificates_or_keys() -> None:
@@ -155,6 +165,14 @@ def test_a_voucher_may_pin_any_of_our_certificates_or_keys() -> None:
             {"pinned_domain_cert": None, "pinned_domain_pubk_sha256": hashlib.sha256(spki(certificate)).digest()},
         ):
             assert accepted(with_leaves(VOUCHER, **leaves)) is not None
+
+
+def test_a_pinned_certificate_may_be_another_one_for_a_key_of_ours() -> None:
+    old = DOMAIN.registrar_with(not_after=NOW)
+    assert to_der(old.certificate) not in REGISTRAR.chain
+    assert accepted(with_leaves(VOUCHER, pinned_domain_cert=to_der(old.certificate))) is not None
+    with pytest.raises(PeerFailed, match="voucher-pin-unreadable"):
+        accepted(with_leaves(VOUCHER, pinned_domain_cert=b"no certificate"))
 
 
 @pytest.mark.parametrize(
@@ -196,7 +214,8 @@ def test_a_prefetched_voucher_is_for_one_device_only() -> None:
 def test_the_signer_is_always_shown() -> None:
     chain = DOMAIN.registrar.chain
     other = self_signed_registrar().certificate
-    assert vouchering.certificates_shown(DOMAIN.registrar, PinHint.EE, OWN) == chain[:1]
-    assert vouchering.certificates_shown(DOMAIN.registrar, PinHint.CA, OWN) == chain[:2]
-    assert vouchering.certificates_shown(DOMAIN.registrar, PinHint.ROOT, OWN) == chain
-    assert vouchering.certificates_shown(DOMAIN.registrar, PinHint.EE, other) == (OWN, other)
+    for hint, shown in ((PinHint.EE, chain[:1]), (PinHint.CA, chain[:2]), (PinHint.ROOT, chain)):
+        assert vouchering.certificates_shown(REGISTRAR, hint) == shown
+    assert vouchering.certificates_shown(vouchering.Own.of(DOMAIN.registrar, other), PinHint.EE) == (OWN, other)
+    pledges = pledge_of("SN").path
+    assert vouchering.certificates_shown(REGISTRAR, PinHint.EE, (OWN, *pledges)) == (OWN, *pledges)
