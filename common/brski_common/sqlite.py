@@ -133,8 +133,8 @@ def gave_up(error: DBAPIError) -> bool:
 
 def raw_of(connection: Connection) -> sqlite3.Connection:
     """The driver's connection beneath SQLAlchemy's."""
-    raw: Any = connection.connection.dbapi_connection
-    assert isinstance(raw, sqlite3.Connection)
+    pooled: Any = connection.connection
+    raw: sqlite3.Connection = pooled.dbapi_connection
     return raw
 
 
