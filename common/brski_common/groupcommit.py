@@ -151,9 +151,10 @@ class _Thread:
 
     def _run(self) -> None:
         while batch := self._next_batch():
-            if jobs := _wanted(batch):
-                _tell_loops(list(zip(jobs, self._settle(jobs), strict=True)))
-            self._done += len(batch)
+            jobs = _wanted(batch)
+            outcomes = self._settle(jobs) if jobs else []
+            self._done += len(batch)  # before anybody hears of it, so that his next unit finds the thread idle
+            _tell_loops(list(zip(jobs, outcomes, strict=True)))
         self._transactor.disconnect()
 
     def _next_batch(self) -> list[Job]:

@@ -117,7 +117,7 @@ class InlineReader:
             with self._hurry:
                 return unit(self._connection)
         finally:
-            end(self._connection, self._raw, "ROLLBACK")
+            rollback(self._connection)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -146,12 +146,23 @@ def run(connection: Connection, text: str, values: Sequence[Any] = ()) -> sqlite
         raise as_sqlalchemy(error, text) from error
 
 
-def end(connection: Connection, raw: sqlite3.Connection, how: str) -> None:
-    """COMMIT or ROLLBACK, past SQLAlchemy; raises what SQLAlchemy would."""
-    if raw.in_transaction:
-        run(connection, how)
+def commit(connection: Connection) -> None:
+    """End a transaction that was begun past SQLAlchemy; raises what SQLAlchemy would."""
+    run(connection, "COMMIT")
+    _tell_sqlalchemy(connection)
+
+
+def rollback(connection: Connection) -> None:
+    """Undo such a transaction, if SQLite has not done so by itself."""
+    if raw_of(connection).in_transaction:
+        run(connection, "ROLLBACK")
+    _tell_sqlalchemy(connection)
+
+
+def _tell_sqlalchemy(connection: Connection) -> None:
+    """It believes in a transaction from the first statement that a unit executed through it; that one is over."""
     if connection.in_transaction():
-        connection.rollback()  # SQLAlchemy believes in a transaction since a unit executed something; it is over
+        connection.rollback()
 
 
 def as_sqlalchemy(error: sqlite3.Error, text: str) -> BaseException:

@@ -86,8 +86,7 @@ class Transactor:
                 ground.rollback()
                 return outcomes
         except BaseException as error:
-            with suppress(SQLAlchemyError):  # the first error is the one to tell
-                ground.rollback()
+            self._undo(ground)
             if isinstance(error, DBAPIError) and _is_conflict(error):
                 raise Conflict(str(error.orig)) from error
             raise
@@ -100,6 +99,12 @@ class Transactor:
         if ground is not None:
             with suppress(SQLAlchemyError):  # it is given up in any case
                 ground.connection.close()
+
+    def _undo(self, ground: "_Ground") -> None:
+        try:
+            ground.rollback()
+        except SQLAlchemyError:  # what went wrong first is what is told
+            self.disconnect()
 
     def _commit(self, ground: "_Ground") -> None:
         began = self._pace.monotonic()
@@ -203,10 +208,10 @@ class _SQLite:
         sqlite.run(self.connection, "ROLLBACK TO SAVEPOINT unit")
 
     def commit(self) -> None:
-        sqlite.end(self.connection, self.raw, "COMMIT")
+        sqlite.commit(self.connection)
 
     def rollback(self) -> None:
-        sqlite.end(self.connection, self.raw, "ROLLBACK")
+        sqlite.rollback(self.connection)
 
     def is_open(self) -> bool:
         return self.raw.in_transaction  # SQLite ends it by itself on a full disk

@@ -68,10 +68,7 @@ async def test_a_time_may_be_missing_and_comes_back_in_utc(db: Database) -> None
     east = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
     await db.write(lambda connection: NEW.insert(connection, ADA | {"at": east}))
     await db.write(lambda connection: NEW.insert(connection, ADA | {"guest": "Bob", "at": None}))
-    rows = [
-        await db.read(lambda connection, guest=guest: BY_GUEST.first(connection, {"guest": guest}))
-        for guest in ("Ada", "Bob")
-    ]  # type: ignore[misc] # mypy infers no lambda with a default
+    rows = await db.read(lambda connection: [BY_GUEST.first(connection, {"guest": guest}) for guest in ("Ada", "Bob")])
     assert [row.at for row in rows] == [AT, None]
     assert rows[0].at.tzinfo is UTC
 
