@@ -75,7 +75,8 @@ class Writer:
     def stop(self) -> None:
         """Take nothing more; what waits here is done or goes to the thread. To be called on the event loop."""
         self._is_closed = True
-        self._commit_waiting()
+        while self._waiting:
+            self._commit_batch()
 
     def close(self) -> None:
         """Finish what the thread has, and let go; blocks."""
@@ -84,18 +85,17 @@ class Writer:
             self._here.disconnect()
 
     def _collect(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
-        if turns:
-            loop.call_soon(self._collect, loop, turns - 1)
-        else:
-            self._commit_waiting()
+        if turns == 0:
+            self._commit_batch()
+        if turns or self._waiting:  # one batch a turn: the loop has others to serve
+            loop.call_soon(self._collect, loop, max(turns - 1, 0))
 
-    def _commit_waiting(self) -> None:
-        while self._waiting:
-            batch, self._waiting = self._waiting[:MAX_BATCH_UNITS], self._waiting[MAX_BATCH_UNITS:]
-            jobs = _wanted(batch)
-            if jobs and not self._settle_here(jobs):
-                for job in jobs:
-                    self._thread.take(job)
+    def _commit_batch(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_BATCH_UNITS], self._waiting[MAX_BATCH_UNITS:]
+        jobs = _wanted(batch)
+        if jobs and not self._settle_here(jobs):
+            for job in jobs:
+                self._thread.take(job)
 
     def _settle_here(self, jobs: list[Job]) -> bool:
         """Commit a batch on this thread; False where the other shall do it, and then nothing has happened."""
