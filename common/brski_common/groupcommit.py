@@ -1,13 +1,17 @@
-"""One writer thread, many units of work, few commits.
+"""Many units of work, few commits: on the event loop's own thread where that is quick, else in a thread.
 
 The laws of this file:
 
 1. A future is resolved after the commit that holds its unit, or with the reason why there was none.
-2. The thread takes whatever waits, MAX_BATCH_UNITS at most, into one transaction, each unit in its own
-   savepoint: a commit waits for the disk, and eight callers shall wait once.
-3. A unit that raises is undone alone; a commit that fails fails its whole batch.
-4. Units that got in another process's way (deadlock, lock time-out) run again, each by itself. A
-   commit whose answer was lost does not: nobody knows whether it happened.
+2. Whatever waits, MAX_BATCH_UNITS at most, goes into one transaction (`transactions`): a commit waits for the disk, and
+   eight callers shall wait once.
+3. On SQLite units are run and committed on the event loop's thread, because the way to another and back costs as much
+   as a commit. It happens COLLECTING_TURNS after the first was submitted, and the others come along. A thread has what
+   takes longer: while another process holds the lock, after a commit that took more than SLOW_COMMIT_SECONDS, with
+   units that took more than INLINE_UNITS_SECONDS.
+4. Units run in the order in which they were submitted: nothing runs here before the thread has done all it was given.
+5. Units that got in another process's way (deadlock, lock time-out) run again, in the thread and at last each by
+   itself. A commit whose answer was lost does not: nobody knows whether it happened.
 """
 
 import asyncio
@@ -17,82 +21,145 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final
 
-from sqlalchemy import Connection, Engine, RootTransaction
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
 
 from brski_common.errors import NotYet, PeerFailed
+from brski_common.transactions import BUSY_RETRY_AFTER_SECONDS, AnyUnit, Conflict, Job, Outcome, Pace, Transactor
 
 MAX_BATCH_UNITS: Final = 64  # PostgreSQL slows down past 64 savepoints in one transaction
 MAX_QUEUED_UNITS: Final = 2048
-LOCK_WAIT_SECONDS: Final = 10  # for the lock of another process
-BUSY_RETRY_AFTER_SECONDS: Final = 1.0
+COLLECTING_TURNS: Final = 3  # of the event loop: as many as a request takes from its socket to its unit
+INLINE_UNITS_SECONDS: Final = 0.005
+SLOW_COMMIT_SECONDS: Final = 0.010  # a quick one may seem to take half of it, where the thread waits for Python's lock
 CONFLICT_RETRIES: Final = 5
 CONFLICT_PAUSE_SECONDS: Final = 0.05
 
-_SQLITE_BUSY: Final = {5, 6}  # SQLITE_BUSY, SQLITE_LOCKED
-# serialization_failure, deadlock_detected, lock_not_available
-_POSTGRESQL_CONFLICTS: Final = {"40001", "40P01", "55P03"}
-_POSTGRESQL_INERROR: Final = 3  # PQtransactionStatus: 3 in error, 4 unknown
-
-AnyUnit = Callable[[Connection], Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Job:
-    unit: AnyUnit
-    future: asyncio.Future[Any]
-
-
-@dataclass(frozen=True, slots=True)
-class _Outcome:
-    value: Any = None
-    error: BaseException | None = None
+Told = tuple[Job, Outcome]
 
 
 class Writer:
-    """The thread that owns the writing connection."""
+    """Takes units and commits them; for one event loop at a time. `monotonic` is a clock in seconds."""
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._connection: Connection | None = None
-        self._queue: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._closing = False
-        # A daemon, so that a program that forgets to close can still end; what was answered is on disk.
-        self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
-        self._thread.start()
+    def __init__(self, engine: Engine, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._waiting: list[Job] = []
+        self._pace = Pace(monotonic)
+        self._thread = _Thread(Transactor(engine, self._pace))
+        self._here: Transactor | None = None
+        if engine.dialect.name == "sqlite":
+            self._here = Transactor(engine, self._pace, unit_seconds=INLINE_UNITS_SECONDS)
+        self._is_closed = False
+
+    @property
+    def backlog(self) -> int:
+        """How many units wait."""
+        return len(self._waiting) + self._thread.backlog
+
+    def submit(self, unit: AnyUnit, future: asyncio.Future[Any]) -> None:
+        """Queue a unit; `future` is resolved on its own loop. Raises NotYet `database-busy` if too many wait."""
+        if self._is_closed:
+            raise RuntimeError("the database is closed")
+        if self.backlog >= MAX_QUEUED_UNITS:
+            raise NotYet("database-busy", f"{MAX_QUEUED_UNITS} writes wait already", BUSY_RETRY_AFTER_SECONDS)
+        if self._here is None:
+            self._thread.take(Job(unit, future))
+            return
+        loop = future.get_loop()
+        # What waits from an earlier loop was given up by its callers, and nothing there will come for it.
+        if not self._waiting or self._waiting[-1].future.get_loop() is not loop:
+            self._collect(loop, COLLECTING_TURNS)
+        self._waiting.append(Job(unit, future))
+
+    def stop(self) -> None:
+        """Take nothing more; what waits here is done or goes to the thread. To be called on the event loop."""
+        self._is_closed = True
+        while self._waiting:
+            self._commit_batch()
+
+    def close(self) -> None:
+        """Finish what the thread has, and let go; blocks."""
+        self._thread.close()
+        if self._here is not None:
+            self._here.disconnect()
+
+    def _collect(self, loop: asyncio.AbstractEventLoop, turns: int) -> None:
+        if turns == 0:
+            self._commit_batch()
+        if turns or self._waiting:  # one batch a turn: the loop has others to serve
+            loop.call_soon(self._collect, loop, max(turns - 1, 0))
+
+    def _commit_batch(self) -> None:
+        batch, self._waiting = self._waiting[:MAX_BATCH_UNITS], self._waiting[MAX_BATCH_UNITS:]
+        jobs = _wanted(batch)
+        if jobs and not self._settle_here(jobs):
+            for job in jobs:
+                self._thread.take(job)
+
+    def _settle_here(self, jobs: list[Job]) -> bool:
+        """Commit a batch on this thread; False where the other shall do it, and then nothing has happened."""
+        if self._here is None or not self._thread.is_idle or self._pace.commit_seconds > SLOW_COMMIT_SECONDS:
+            return False
+        try:
+            outcomes = self._here.run(jobs)
+        except (Conflict, NotYet):
+            return False
+        except DBAPIError:
+            self._here.disconnect()
+            return False
+        except Exception as error:
+            self._here.disconnect()
+            outcomes = [Outcome(error=error)] * len(jobs)
+        _tell(zip(jobs, outcomes, strict=True))
+        return True
+
+
+class _Thread:
+    """The thread that writes what may take its time. It is started when it is needed."""
+
+    def __init__(self, transactor: Transactor) -> None:
+        self._transactor = transactor
+        self._queue: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._taken = self._done = 0  # units so far; the one counts in the event loop's thread, the other in this
 
     @property
     def backlog(self) -> int:
         """How many units wait."""
         return self._queue.qsize()
 
-    def submit(self, unit: AnyUnit, future: asyncio.Future[Any]) -> None:
-        """Queue a unit; `future` is resolved on its own loop. Raises NotYet `database-busy` if too many wait."""
-        if self._closing:
-            raise RuntimeError("the database is closed")
-        if self._queue.qsize() >= MAX_QUEUED_UNITS:
-            raise NotYet("database-busy", f"{MAX_QUEUED_UNITS} writes wait already", BUSY_RETRY_AFTER_SECONDS)
-        self._queue.put(_Job(unit, future))
+    @property
+    def is_idle(self) -> bool:
+        """Whether all that was given is on disk or refused."""
+        return self._taken == self._done
+
+    def take(self, job: Job) -> None:
+        """Queue a unit."""
+        if self._thread is None:
+            # A daemon, so that a program that forgets to close can still end; what was answered is on disk.
+            self._thread = threading.Thread(target=self._run, name="database-writer", daemon=True)
+            self._thread.start()
+        self._taken += 1
+        self._queue.put(job)
 
     def close(self) -> None:
         """Finish what is queued and end the thread; blocks."""
-        self._closing = True
-        self._queue.put(None)
-        self._thread.join()
+        if self._thread is not None:
+            self._queue.put(None)
+            self._thread.join()
 
     def _run(self) -> None:
-        while batch := self._take():
-            jobs = [job for job in batch if not job.future.cancelled()]
-            if jobs:
-                _resolve(jobs, self._settle(jobs))
-        self._disconnect()
+        while batch := self._next_batch():
+            jobs = _wanted(batch)
+            outcomes = self._settle(jobs) if jobs else []
+            self._done += len(batch)  # before anybody hears of it, so that his next unit finds the thread idle
+            _tell_loops(list(zip(jobs, outcomes, strict=True)))
+        self._transactor.disconnect()
 
-    def _take(self) -> list[_Job]:
+    def _next_batch(self) -> list[Job]:
         """Wait for work and take what is there; nothing once all is done and the queue is closed."""
-        batch: list[_Job] = []
+        batch: list[Job] = []
         while len(batch) < MAX_BATCH_UNITS:
             try:
                 job = self._queue.get(block=not batch)
@@ -104,160 +171,48 @@ class Writer:
             batch.append(job)
         return batch
 
-    def _settle(self, jobs: list[_Job]) -> list[_Outcome]:
+    def _settle(self, jobs: list[Job]) -> list[Outcome]:
         try:
             return self._settle_or_raise(jobs)
         except BaseException as error:  # the thread must live on, whatever a unit does
-            self._disconnect()
-            return [_Outcome(error=error)] * len(jobs)
+            self._transactor.disconnect()
+            return [Outcome(error=error)] * len(jobs)
 
-    def _settle_or_raise(self, jobs: list[_Job]) -> list[_Outcome]:
+    def _settle_or_raise(self, jobs: list[Job]) -> list[Outcome]:
         """Run the jobs; after a conflict each by itself, after a lost connection once more."""
         for attempt in range(CONFLICT_RETRIES):
             try:
-                return self._transact(jobs)
-            except _Conflict as conflict:
+                return self._transactor.run(jobs)
+            except Conflict as conflict:
                 if len(jobs) > 1:
                     return [outcome for job in jobs for outcome in self._settle([job])]
                 if attempt + 1 == CONFLICT_RETRIES:
                     raise NotYet("database-busy", str(conflict), BUSY_RETRY_AFTER_SECONDS) from conflict
                 time.sleep(CONFLICT_PAUSE_SECONDS * 2**attempt * random.random())  # noqa: S311 -- spreads retries
             except DBAPIError as error:
-                self._disconnect()
+                self._transactor.disconnect()
                 if attempt or not error.connection_invalidated:
                     raise PeerFailed("database-unavailable", str(error.orig)) from error
         raise AssertionError("every attempt returns or raises")
 
-    def _transact(self, jobs: list[_Job]) -> list[_Outcome]:
-        """One transaction, from its beginning to the disk."""
-        connection = self._connect()
-        try:
-            transaction = connection.begin()
-        except DBAPIError as error:
-            if _is_busy(error):
-                raise NotYet("database-busy", str(error.orig), BUSY_RETRY_AFTER_SECONDS) from error
-            raise
-        try:
-            outcomes = _run_units(connection, transaction, jobs)
-        except BaseException:
-            if transaction.is_active:
-                with suppress(SQLAlchemyError):  # the first error is the one to tell
-                    transaction.rollback()
-            raise
-        if not transaction.is_active:  # the only unit was undone
-            return outcomes
-        try:
-            transaction.commit()
-        except DBAPIError as error:
-            self._disconnect()
-            raise PeerFailed("database-commit-failed", str(error.orig)) from error
-        return outcomes
 
-    def _connect(self) -> Connection:
-        if self._connection is None:
-            try:
-                self._connection = self._engine.connect()
-            except DBAPIError as error:
-                raise PeerFailed("database-unavailable", str(error.orig)) from error
-        return self._connection
-
-    def _disconnect(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with suppress(SQLAlchemyError):  # it is given up in any case
-                connection.close()
+def _wanted(batch: list[Job]) -> list[Job]:
+    return [job for job in batch if not job.future.cancelled()]
 
 
-class _Conflict(Exception):
-    """Another process had what this transaction wanted."""
-
-
-def _run_units(connection: Connection, transaction: RootTransaction, jobs: list[_Job]) -> list[_Outcome]:
-    if len(jobs) == 1:
-        return [_run_alone(connection, transaction, jobs[0])]
-    return [_run_beside(connection, job) for job in jobs]
-
-
-def _run_alone(connection: Connection, transaction: RootTransaction, job: _Job) -> _Outcome:
-    """Run the only unit of a transaction, which is all there is to undo."""
-    try:
-        value = job.unit(connection)
-        _check_usable(connection)
-    except Exception as error:
-        _raise_if_transaction_lost(connection, error)
-        transaction.rollback()
-        return _Outcome(error=error)
-    return _Outcome(value)
-
-
-def _run_beside(connection: Connection, job: _Job) -> _Outcome:
-    """Run one unit of several in its savepoint. Raises where the whole transaction is lost with it."""
-    _savepoint(connection, "SAVEPOINT unit")
-    try:
-        value = job.unit(connection)
-        _check_usable(connection)
-    except Exception as error:
-        _raise_if_transaction_lost(connection, error)
-        _savepoint(connection, "ROLLBACK TO SAVEPOINT unit")
-        return _Outcome(error=error)
-    if connection.dialect.name == "sqlite":  # SQLite slows down under open savepoints, PostgreSQL under round trips
-        _savepoint(connection, "RELEASE SAVEPOINT unit")
-    return _Outcome(value)
-
-
-def _savepoint(connection: Connection, statement: str) -> None:
-    if connection.dialect.name == "sqlite":
-        raw: Any = connection.connection.dbapi_connection
-        raw.execute(statement)  # past SQLAlchemy: a fifth of the price, and nothing here can be busy or lost
-    else:
-        connection.exec_driver_sql(statement)
-
-
-def _raise_if_transaction_lost(connection: Connection, error: Exception) -> None:
-    if isinstance(error, DBAPIError) and _is_busy(error):
-        raise _Conflict(str(error.orig)) from error
-    if not connection.in_transaction() or not _is_open(connection):
-        raise error
-
-
-def _is_open(connection: Connection) -> bool:
-    """Whether the database still holds the transaction: SQLite ends it by itself on a full disk."""
-    if connection.invalidated:
-        return False
-    raw: Any = connection.connection.dbapi_connection
-    return bool(raw.in_transaction) if connection.dialect.name == "sqlite" else not raw.closed
-
-
-def _is_busy(error: DBAPIError) -> bool:
-    if getattr(error.orig, "sqlstate", None) in _POSTGRESQL_CONFLICTS:
-        return True
-    code: int = getattr(error.orig, "sqlite_errorcode", 0)
-    return code & 0xFF in _SQLITE_BUSY
-
-
-def _check_usable(connection: Connection) -> None:
-    """Refuse to go on where COMMIT would quietly do nothing: PostgreSQL makes it a ROLLBACK after an error."""
-    raw: Any = connection.connection.dbapi_connection
-    if not connection.in_transaction() or not _is_open(connection):
-        raise RuntimeError("a unit of work must not end the transaction")
-    if connection.dialect.name == "postgresql" and raw.info.transaction_status >= _POSTGRESQL_INERROR:
-        raise RuntimeError("a unit of work must let the database's errors out, or hold them in begin_nested()")
-
-
-def _resolve(jobs: list[_Job], outcomes: list[_Outcome]) -> None:
-    """Tell every caller, waking each event loop once."""
-    told = [(job.future, outcome) for job, outcome in zip(jobs, outcomes, strict=True)]
-    for loop in {job.future.get_loop() for job in jobs}:
-        pairs = [pair for pair in told if pair[0].get_loop() is loop]
+def _tell_loops(told: list[Told]) -> None:
+    """Tell every caller from another thread, waking each event loop once."""
+    for loop in {job.future.get_loop() for job, _ in told}:
+        pairs = [pair for pair in told if pair[0].future.get_loop() is loop]
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell, pairs)
 
 
-def _tell(pairs: Iterable[tuple[asyncio.Future[Any], _Outcome]]) -> None:
-    for future, outcome in pairs:
-        if future.done():  # the caller was cancelled
+def _tell(pairs: Iterable[Told]) -> None:
+    for job, outcome in pairs:
+        if job.future.done():  # the caller was cancelled
             continue
         if outcome.error is not None:
-            future.set_exception(outcome.error)
+            job.future.set_exception(outcome.error)
         else:
-            future.set_result(outcome.value)
+            job.future.set_result(outcome.value)

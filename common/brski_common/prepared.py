@@ -12,27 +12,15 @@ from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import itemgetter
-from typing import Any, Final
+from typing import Any
 
-from sqlalchemy import BindParameter, Connection, Dialect, Insert, Select, Update
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import BindParameter, Connection, Insert, LargeBinary, Select, Update
 from sqlalchemy.types import TypeEngine
+
+from brski_common.sqlite import DIALECT, as_sqlalchemy, run
 
 Values = Mapping[str, Any]
 Convert = Callable[[Any], Any]
-
-_DIALECT: Final[Dialect] = sqlite.dialect()
-
-
-def run(connection: Connection, text: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-    """Run text on the SQLite beneath a connection; raises what SQLAlchemy would."""
-    raw: Any = connection.connection.dbapi_connection
-    try:
-        cursor: sqlite3.Cursor = raw.execute(text, values)
-    except sqlite3.Error as error:
-        raise _as_sqlalchemy(error, text) from error
-    return cursor
 
 
 class Prepared:
@@ -50,7 +38,7 @@ class Prepared:
         try:
             found = self._run(connection, values).fetchall()  # a Select does its work here
         except sqlite3.Error as error:
-            raise _as_sqlalchemy(error, self._text) from error
+            raise as_sqlalchemy(error, self._text) from error
         return [self._row(row) for row in found]
 
     def first(self, connection: Connection, values: Values) -> Any:  # noqa: ANN401 -- a row is whatever was selected
@@ -71,20 +59,31 @@ class Prepared:
         return int(self._run(connection, values).lastrowid or 0)
 
     def _run(self, connection: Connection, values: Values) -> sqlite3.Cursor:
-        return run(connection, self._text, [bind(values) for bind in self._binds])
+        return run(connection, self._text, self._bind(values))
 
     @cached_property
     def _compiled(self) -> Any:  # noqa: ANN401 -- SQLAlchemy's own
-        return self.statement.compile(dialect=_DIALECT, column_keys=self._columns or None)
+        return self.statement.compile(dialect=DIALECT, column_keys=self._columns or None)
 
     @cached_property
     def _text(self) -> str:
         return str(self._compiled)
 
     @cached_property
-    def _binds(self) -> list[Callable[[Values], Any]]:
-        """What stands for each question mark, in their order."""
-        return [_bind(self._compiled.binds[name]) for name in self._compiled.positiontup]
+    def _bind(self) -> Callable[[Values], Sequence[Any]]:
+        """From the values to what stands for each question mark, in their order."""
+        binds: list[BindParameter[Any]] = [self._compiled.binds[name] for name in self._compiled.positiontup]
+        pick = _picker([each.key for each in binds])
+        fixed = {each.key: each.value for each in binds if not each.required}  # in the statement, such as a LIMIT
+        converts = [(number, convert) for number, each in enumerate(binds) if (convert := _writer(each.type))]
+
+        def bind(values: Values) -> Sequence[Any]:
+            bound = [*pick({**fixed, **values} if fixed else values)]
+            for number, convert in converts:
+                bound[number] = convert(bound[number])
+            return bound
+
+        return bind
 
     @cached_property
     def _row(self) -> Convert:
@@ -103,20 +102,19 @@ class Prepared:
         return convert
 
 
-def _bind(parameter: BindParameter[Any]) -> Callable[[Values], Any]:
-    convert = parameter.type.dialect_impl(_DIALECT).bind_processor(_DIALECT)
-    if not parameter.required:  # written into the statement, such as a LIMIT
-        value = parameter.value if convert is None else convert(parameter.value)
-        return lambda _values: value
-    if convert is None:
-        return itemgetter(parameter.key)
-    return lambda values: convert(values[parameter.key])
+def _picker(keys: Sequence[str]) -> Callable[[Values], Sequence[Any]]:
+    if len(keys) > 1:
+        return itemgetter(*keys)
+    return lambda values: [values[key] for key in keys]
+
+
+def _writer(kind: TypeEngine[Any]) -> Convert | None:
+    write: Convert | None = kind.dialect_impl(DIALECT).bind_processor(DIALECT)
+    return write
 
 
 def _reader(kind: TypeEngine[Any]) -> Convert | None:
-    read: Convert | None = kind.dialect_impl(_DIALECT).result_processor(_DIALECT, None)
+    if isinstance(kind, LargeBinary):
+        return None  # bytes come as bytes
+    read: Convert | None = kind.dialect_impl(DIALECT).result_processor(DIALECT, None)
     return read
-
-
-def _as_sqlalchemy(error: sqlite3.Error, text: str) -> BaseException:
-    return DBAPIError.instance(text, None, error, sqlite3.Error, hide_parameters=True, dialect=_DIALECT)

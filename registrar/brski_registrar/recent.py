@@ -20,9 +20,11 @@ class Recent(Generic[K, V]):
 
     def put(self, key: K, value: V) -> None:
         """Remember a value in place of an older one."""
+        now = self._monotonic()
         self._entries.pop(key, None)
-        self._entries[key] = value, self._monotonic() + RECENT_SECONDS
-        if len(self._entries) > MAX_RECENT:
+        self._entries[key] = value, now + RECENT_SECONDS
+        # The oldest comes first.
+        while len(self._entries) > MAX_RECENT or next(iter(self._entries.values()))[1] <= now:
             self._entries.popitem(last=False)
 
     def get(self, key: K) -> V | None:

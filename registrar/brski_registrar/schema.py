@@ -235,6 +235,11 @@ def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
     return make(*values)
 
 
+def as_values(record: Row) -> dict[str, Any]:
+    """The columns of a record by name."""
+    return {name: getattr(record, name) for name in record.__slots__}
+
+
 _STATE = [field.name for field in fields(Device)].index("state")
 
 

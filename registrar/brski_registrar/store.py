@@ -299,17 +299,16 @@ def _advance(connection: Connection, device: Device, change: Change) -> Device:
 
 def _changed(connection: Connection, device: Device, change: Change) -> Device | None:
     """The device after `change`, None if it is not in the state that `device` says."""
-    after = replace(
-        device,
-        state=_followed(device.state, change.events),
-        reason=printable(change.reason),
-        csr_sha256=device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
-        changed_at=change.now,
-    )
-    values = {name: getattr(after, name) for name in schema.ADVANCED_COLUMNS}
+    values = {
+        "state": _followed(device.state, change.events),
+        "reason": printable(change.reason),
+        "csr_sha256": device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
+        "changed_at": change.now,
+    }
     known = {"b_id": device.id, "b_state": device.state, "b_csr_sha256": device.csr_sha256}
     if schema.ADVANCE.change(connection, values | known) != 1:
         return None
+    after = Device(**(schema.as_values(device) | values))  # `replace` takes three times as long
     _write_notes(connection, after, change)
     return after
 
@@ -327,8 +326,8 @@ def _voucher_values(device: Device, raw: bytes, assertion: str, now: datetime) -
 
 
 def _write_notes(connection: Connection, device: Device, change: Change) -> None:
-    entries = [
-        {
+    for note in change.notes:
+        entry = {
             "at": change.now,
             "device_id": device.id or None,
             "manufacturer": device.manufacturer,
@@ -338,7 +337,4 @@ def _write_notes(connection: Connection, device: Device, change: Change) -> None
             "detail": printable(note.detail, MAX_DETAIL),
             "address": change.address,
         }
-        for note in change.notes
-    ]
-    for entry in entries:
-        schema.NEW_ENTRY.insert(connection, entry)
+        schema.NEW_ENTRY.change(connection, entry)

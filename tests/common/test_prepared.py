@@ -1,7 +1,7 @@
 """Prepared statements behave on SQLite as on PostgreSQL, where SQLAlchemy runs them."""
 
 from collections.abc import AsyncIterator
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
@@ -62,6 +62,23 @@ async def test_a_row_comes_back_in_the_types_of_its_columns(db: Database) -> Non
     row = await db.read(lambda connection: BY_GUEST.first(connection, {"guest": "Ada"}))
     assert tuple(row) == (number, "Ada", True, AT)
     assert (row.guest, row.is_known, row.at) == ("Ada", True, AT)
+
+
+async def test_a_time_may_be_missing_and_comes_back_in_utc(db: Database) -> None:
+    east = AT.astimezone(timezone(timedelta(hours=5, minutes=30)))
+    await db.write(lambda connection: NEW.insert(connection, ADA | {"at": east}))
+    await db.write(lambda connection: NEW.insert(connection, ADA | {"guest": "Bob", "at": None}))
+    rows = await db.read(lambda connection: [BY_GUEST.first(connection, {"guest": guest}) for guest in ("Ada", "Bob")])
+    assert [row.at for row in rows] == [AT, None]
+    assert rows[0].at.tzinfo is UTC
+
+
+async def test_prepared_or_not_a_time_is_the_same(db: Database) -> None:
+    odd = AT.replace(microsecond=7)
+    await db.write(lambda connection: NEW.insert(connection, ADA | {"at": odd}))
+    same = select(VISITS.c.guest).where(VISITS.c.at == odd)
+    assert await db.read(lambda connection: connection.execute(same).scalar()) == "Ada"
+    assert await db.read(lambda connection: connection.execute(select(VISITS.c.at)).scalar()) == odd
 
 
 async def test_who_is_not_there_is_none(db: Database) -> None:
