@@ -68,9 +68,10 @@ class Writer:
             return
         loop = future.get_loop()
         # What waits from an earlier loop was given up by its callers, and nothing there will come for it.
-        if not self._waiting or self._waiting[-1].future.get_loop() is not loop:
-            self._collect(loop, COLLECTING_TURNS)
+        is_first = not self._waiting or self._waiting[-1].future.get_loop() is not loop
         self._waiting.append(Job(unit, future))
+        if is_first:
+            self._collect(loop, COLLECTING_TURNS)
 
     def stop(self) -> None:
         """Take nothing more; what waits here is done or goes to the thread. To be called on the event loop."""
