@@ -6,7 +6,10 @@ Laws of this file:
    buffered here, so the event loop's own flow control, passed on as it is, bounds memory on both sides.
 2. The protocol is told of a connection when the handshake is over and `judge` had no objection, and not before.
 3. A `TlsWire` is the transport of its protocol and the protocol of its transport. It ends in `connection_lost`, once.
-4. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
+4. In TLS 1.3 each side's last word of the handshake travels with what it says first, so that the other wakes once for
+   both. The server's is a ticket that points at nothing (pyOpenSSL cannot do without) and may wait for long, the
+   client's is waited for: it goes after FINISHED_SECONDS in any case.
+5. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
    the peer still sends is dropped. So an answer is read before a reset can overtake it.
 
 `asyncio.sslproto` can do all of this; it costs a connection about as much again as its handshake.
@@ -25,6 +28,7 @@ from brski_common.tls import MAX_PLAINTEXT_BYTES, PeerRefusedError, TlsContext, 
 
 DRAIN_BYTES = 32 * 1024  # taken from OpenSSL at a time
 CLOSE_SECONDS = 2.0
+FINISHED_SECONDS = 0.005
 
 # One of each is enough: their content is copied before anything else can run.
 _PLAIN = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
@@ -131,10 +135,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             # The last flight stays here: in TLS 1.3 a refused server does not even learn our certificate.
             self._end(error)
             return
-        # What a server has to say last in TLS 1.3 is a ticket that points at nothing (pyOpenSSL cannot do without): it
-        # goes with the first answer, and wakes nobody before.
-        if not self._server_side or self._connection.get_protocol_version() < ssl.TLSVersion.TLSv1_3:
+        if self._connection.get_protocol_version() < ssl.TLSVersion.TLSv1_3:
             self._flush()
+        elif not self._server_side:
+            self._timer = self._loop.call_later(FINISHED_SECONDS, self._flush)
         self._join()
 
     def _join(self) -> None:
@@ -169,7 +173,8 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
 
     def _flush(self) -> None:
         """Send what OpenSSL has for the peer."""
-        assert self._raw is not None
+        if self._raw is None:
+            return
         while (size := openssl.BIO_read(self._connection._from_ssl, _ENCRYPTED, DRAIN_BYTES)) > 0:
             self._raw.write(ffi.buffer(_ENCRYPTED, size)[:])
             if size < DRAIN_BYTES:
@@ -220,6 +225,8 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             return
         self._raw.write_eof()
         self._raw.resume_reading()
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_later(self._close_seconds, self.abort)
 
     def abort(self) -> None:

@@ -85,9 +85,15 @@ async def serving(
         server.close()
 
 
-async def connect(port: int, *, judge: Callable[[Peer], None] = lambda _: None) -> tuple[TlsWire, Listener]:
+async def connect(
+    port: int,
+    *,
+    judge: Callable[[Peer], None] = lambda _: None,
+    maximum_version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+) -> tuple[TlsWire, Listener]:
     listener = Listener()
-    wire = TlsWire(tls.client_side(DEVICE, judge=judge), listener, server_side=False)
+    side = tls.client_side(DEVICE, judge=judge, maximum_version=maximum_version)
+    wire = TlsWire(side, listener, server_side=False)
     await asyncio.get_running_loop().create_connection(lambda: wire, "127.0.0.1", port)
     await wire.opened(SECONDS)
     return wire, listener
@@ -200,6 +206,25 @@ async def test_a_handshake_that_takes_too_long_is_given_up() -> None:
         with pytest.raises(TimeoutError):
             await wire.opened(0.05)
         over.set()
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_client_that_says_nothing_still_ends_its_handshake(version: ssl.TLSVersion) -> None:
+    async with serving() as (port, servers):
+        wire, _ = await connect(port, maximum_version=version)
+        await servers[0].until(lambda: servers[0].told == ["made"])
+        wire.abort()
+
+
+async def test_the_last_word_of_a_handshake_travels_with_the_first_that_is_said() -> None:
+    async with serving() as (port, servers):
+        wire, listener = await connect(port)
+        assert servers[0].told == [], "the client has the server's flight, and its own is still here"
+        wire.write(b"hello")
+        await listener.until(lambda: bytes(listener.received) == b"hello")
+        assert bytes(servers[0].received) == b"hello"
+        wire.close()
+        await servers[0].lost
 
 
 async def test_bytes_that_are_no_record_end_the_connection() -> None:
