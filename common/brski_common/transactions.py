@@ -2,7 +2,8 @@
 
 The laws of this file:
 
-1. Each of several units has its own savepoint; one that raises is undone alone. A single unit needs none.
+1. A unit that raises is undone alone. That is rare, so units run without savepoints first; if one of several raises,
+   all is undone and they run again, each in a savepoint of its own.
 2. Whoever runs a batch gets an outcome for each unit after the commit that holds them, or an exception and no commit:
    a commit that fails, fails its whole batch.
 3. On SQLite transactions begin and end past SQLAlchemy, at a fifth of the price.
@@ -78,19 +79,14 @@ class Transactor:
         `database-unavailable`, or what else broke the transaction.
         """
         ground = self._ground or self._connect()
-        _begin(ground)
-        try:
-            with self._limit:
-                outcomes = _run_units(ground, jobs)
-            if all(outcome.error is not None for outcome in outcomes):
-                ground.rollback()
-                return outcomes
-        except BaseException as error:
-            self._undo(ground)
-            if isinstance(error, DBAPIError) and _is_conflict(error):
-                raise Conflict(str(error.orig)) from error
-            raise
-        self._commit(ground)
+        outcomes = self._run_units(ground, jobs, savepoints=False)
+        if len(jobs) > 1 and outcomes[-1].error is not None:
+            ground.rollback()
+            outcomes = self._run_units(ground, jobs, savepoints=True)
+        if all(outcome.error is not None for outcome in outcomes):
+            ground.rollback()
+        else:
+            self._commit(ground)
         return outcomes
 
     def disconnect(self) -> None:
@@ -99,6 +95,23 @@ class Transactor:
         if ground is not None:
             with suppress(SQLAlchemyError):  # it is given up in any case
                 ground.connection.close()
+
+    def _run_units(self, ground: "_Ground", jobs: Sequence[Job], *, savepoints: bool) -> list[Outcome]:
+        """Begin, and run the units; without savepoints one that raises is the last."""
+        _begin(ground)
+        outcomes: list[Outcome] = []
+        try:
+            with self._limit:
+                for job in jobs:
+                    outcomes.append(_run_beside(ground, job) if savepoints else _run_unit(ground, job))
+                    if outcomes[-1].error is not None and not savepoints:
+                        break
+        except BaseException as error:
+            self._undo(ground)
+            if isinstance(error, DBAPIError) and _is_conflict(error):
+                raise Conflict(str(error.orig)) from error
+            raise
+        return outcomes
 
     def _undo(self, ground: "_Ground") -> None:
         try:
@@ -138,14 +151,8 @@ def _begin(ground: "_Ground") -> None:
         raise
 
 
-def _run_units(ground: "_Ground", jobs: Sequence[Job]) -> list[Outcome]:
-    if len(jobs) == 1:
-        return [_run_unit(ground, jobs[0])]
-    return [_run_beside(ground, job) for job in jobs]
-
-
 def _run_beside(ground: "_Ground", job: Job) -> Outcome:
-    """Run one unit of several in its savepoint."""
+    """Run one unit of several in its savepoint, so that the others stay if it raises."""
     ground.save()
     outcome = _run_unit(ground, job)
     if outcome.error is None:
