@@ -2,8 +2,8 @@
 
 The laws of this file:
 
-1. A CA decides nothing about a device: `issue` is told by a profile what to certify (`enrolling`), and takes from the
-   request nothing but the key.
+1. A CA decides nothing about a device: `issue` is told by a profile what to certify (`enrolling`), and the local one
+   takes from the request nothing but the key. One elsewhere (`upstream`) reads the request: see `relaying`.
 2. Serial numbers are random; no certificate outlives any CA above it, nor is it older than its issuer.
 3. While the root's key changes, everybody who knows either root can get to the other (RFC 7030, 4.1.3; RFC 4210, 4.4).
 """
@@ -39,7 +39,7 @@ SHORTEST_LIFETIME: Final = timedelta(hours=1)  # of a certificate; below, the CA
 
 
 class CertificateAuthority(Protocol):
-    """A CA: the local one here, an EST server elsewhere."""
+    """A CA: the local one here, an EST server elsewhere (`upstream`)."""
 
     async def ca_certs(self) -> tuple[x509.Certificate, ...]:
         """What /cacerts hands out: from the issuing CA to the root, then those of a change of root."""
@@ -50,7 +50,7 @@ class CertificateAuthority(Protocol):
         ...
 
     async def issue(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
-        """Certify the request's key; raises Misconfigured, PeerFailed or NotYet."""
+        """Certify the request's key; raises Misconfigured, Refused, PeerFailed or NotYet."""
         ...
 
 
@@ -89,11 +89,7 @@ class LocalAuthority:
 
     async def csr_attributes(self, device: Device) -> CsrAttributes:
         """See `CertificateAuthority`: its serial number as subject, and what the settings add."""
-        wishes = Wishes(subject=subject_wish((SERIAL_NUMBER, device.serial_number)), key=self._key)
-        if self._addressing is not None:
-            name = acp_node_name(self._addressing.node_name(device.id))
-            wishes = replace(wishes, extensions=(name,))
-        return csrattrs.ask(wishes)
+        return csrattrs.ask(own_wishes(device, self._key, self._addressing))
 
     async def issue(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
         """See `CertificateAuthority`; raises Misconfigured `ca-expired` when the CA is at its end."""
@@ -116,6 +112,14 @@ class LocalAuthority:
         )
         # It is read here, where others read theirs: the device comes back with it at once, and TLS then knows it.
         return load_certificate(to_der(issued))
+
+
+def own_wishes(device: Device, key: KeyWish | None, addressing: Addressing | None) -> Wishes:
+    """What a registrar wants of every request, whoever its CA is: the serial number, and what the settings add."""
+    wishes = Wishes(subject=subject_wish((SERIAL_NUMBER, device.serial_number)), key=key)
+    if addressing is None:
+        return wishes
+    return replace(wishes, extensions=(acp_node_name(addressing.node_name(device.id)),))
 
 
 def cross_certify(old: Credential, new: Credential, *, now: datetime) -> tuple[x509.Certificate, x509.Certificate]:

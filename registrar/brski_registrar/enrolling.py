@@ -35,7 +35,7 @@ ASK_AGAIN_SECONDS: Final = 30.0
 
 # What a device may ask its certificate to be good for without being refused; it gets what the profile holds.
 _HARMLESS_USAGES: Final = frozenset({ID_KP_CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH})
-_HARMLESS_EXTENSIONS: Final = frozenset(
+HARMLESS_EXTENSIONS: Final = frozenset(
     {
         ExtensionOID.BASIC_CONSTRAINTS,
         ExtensionOID.KEY_USAGE,
@@ -47,13 +47,19 @@ _HARMLESS_EXTENSIONS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What a certificate is to say, whatever the request said. `not_after` is a wish: no CA outlives itself."""
+    """What a certificate is to say, whatever the request said. `not_after` is a wish: no CA outlives itself.
+
+    A CA elsewhere reads the request itself. For it there is what was asked for, and how the device's IDevID calls it
+    (`relaying`); `asked` is None for a renewal, which repeats what was certified before.
+    """
 
     subject: x509.Name
     not_before: datetime
     not_after: datetime
     alternative_names: tuple[x509.GeneralName, ...] = ()
     extended_key_usage: tuple[ObjectIdentifier, ...] = (ID_KP_CLIENT_AUTH,)
+    asked: CsrAttributes | None = None
+    idevid: x509.Name | None = None
 
 
 def authorise(device: Device | None, pledge: Pledge, policy: DomainPolicy) -> bool:
@@ -135,7 +141,7 @@ def _check_powers(csr: x509.CertificateSigningRequest, *, asks_names: bool) -> N
             raise Refused("csr-usage-not-asked", ", ".join(usage.dotted_string for usage in value))
         if isinstance(value, x509.SubjectAlternativeName) and not asks_names:
             raise Refused("csr-names-not-asked", "a subjectAltName that was not asked for")
-        known = extension.oid in _HARMLESS_EXTENSIONS or extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME
+        known = extension.oid in HARMLESS_EXTENSIONS or extension.oid == ExtensionOID.SUBJECT_ALTERNATIVE_NAME
         if extension.critical and not known:
             raise Refused("csr-extension-not-asked", extension.oid.dotted_string)
 
@@ -151,6 +157,8 @@ def profile(
         not_before=now - BACKDATE,
         not_after=now + timedelta(days=policy.certificate_days),
         alternative_names=alternative_names(csr) if wanted else (),
+        asked=asked,
+        idevid=pledge.certificate.subject,
     )
 
 

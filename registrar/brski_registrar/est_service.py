@@ -16,7 +16,7 @@ from cryptography import x509
 from brski_common import est
 from brski_common.certificates import Peer, load_certificate
 from brski_common.csrattrs import CsrAttributes
-from brski_common.errors import BrskiError, NotYet, Refused, Unknown, Untrusted
+from brski_common.errors import BrskiError, NotYet, PeerFailed, Refused, Unknown, Untrusted
 from brski_common.paths import check_dates
 from brski_common.telemetry import Telemetry
 from brski_registrar import enrolling, lifecycle, serverkeys
@@ -42,6 +42,17 @@ class _Order:
     device: Device
     asked: CsrAttributes
     csr_hash: str  # of the request as it came: what an operator clears, and a lost answer is found by
+    peer: Peer | None
+
+
+@dataclass(frozen=True, slots=True)
+class _AtCa:
+    """A request on its way to a CA. `work` begins the journal's words about it."""
+
+    authority: CertificateAuthority
+    device: Device
+    csr_hash: str
+    work: str
     peer: Peer | None
 
 
@@ -102,7 +113,13 @@ class EstService:
         except BrskiError as error:
             await self._note(order.device, Note("enroll-refused", error.reason, error.detail), peer)
             raise
-        certificate = await self._fill(order, made.csr)
+        try:
+            certificate = await self._fill(order, made.csr)
+        except NotYet as error:
+            if error.reason != "upstream-pending":
+                raise
+            # The device would come again with the same request, but the key of this one is not kept.
+            raise Refused("serverkeygen-cannot-wait", str(error)) from error
         signer = self._registrar.credential
         key = serverkeys.enveloped(made.key, signer, device) if is_enveloped else serverkeys.plain(made.key)
         return est.ServerKey(key, est.certs_only((certificate,)), is_enveloped)
@@ -122,8 +139,10 @@ class EstService:
         except BrskiError as error:
             await self._note(device, Note("renew-refused", error.reason, error.detail), peer)
             raise
-        certificate = await authority.issue(csr, wanted)
-        await self._record(device, certificate, enrolling.request_hash(csr), Event.RENEW, peer, renews=current)
+        csr_hash = enrolling.request_hash(csr)
+        with_ca = _AtCa(authority, device, csr_hash, "renew", peer)
+        certificate = await self._issue(with_ca, csr, wanted)
+        await self._record(device, certificate, csr_hash, Event.RENEW, peer, renews=current)
         return certificate
 
     async def enroll_status(self, report: Telemetry, peer: Peer | None) -> None:
@@ -163,9 +182,25 @@ class EstService:
             raise
         now = self._registrar.clock()
         profile = enrolling.profile(order.pledge, csr, order.asked, order.policy.domain, now)
-        certificate = await order.authority.issue(csr, profile)
+        with_ca = _AtCa(order.authority, order.device, order.csr_hash, "enroll", order.peer)
+        certificate = await self._issue(with_ca, csr, profile)
         await self._record(order.device, certificate, order.csr_hash, Event.ENROLL, order.peer)
         return certificate
+
+    async def _issue(
+        self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile
+    ) -> x509.Certificate:
+        """Have a request certified. What a CA elsewhere has against it is written down; of waiting, the beginning."""
+        try:
+            return await at.authority.issue(csr, profile)
+        except NotYet as error:
+            if at.device.csr_sha256 != at.csr_hash:
+                note = Note(f"{at.work}-held", error.reason, error.detail)
+                await self._note(at.device, note, at.peer, csr_sha256=at.csr_hash)
+            raise
+        except (Refused, PeerFailed) as error:
+            await self._note(at.device, Note(f"{at.work}-refused", error.reason, error.detail), at.peer)
+            raise
 
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
         """The pledge and its device, EST being open for it; reads the audit log first if nobody has yet."""
@@ -240,9 +275,14 @@ class EstService:
         change = Change(events=(event,), notes=(note,), now=now, address=address, csr_sha256=csr_hash)
         await self._store.certificate(device, certificate, change, renews=renews)
 
-    async def _note(self, device: Device, note: Note, peer: Peer | None) -> None:
+    async def _note(self, device: Device, note: Note, peer: Peer | None, csr_sha256: str | None = None) -> None:
         change = Change(
-            events=(), notes=(note,), now=self._registrar.clock(), reason=device.reason, address=address_of(peer)
+            events=(),
+            notes=(note,),
+            now=self._registrar.clock(),
+            reason=device.reason,
+            address=address_of(peer),
+            csr_sha256=csr_sha256,
         )
         await self._store.advance(device, change)
 

@@ -39,6 +39,7 @@ from brski_common.errors import (
 from brski_common.telemetry import Telemetry
 from brski_registrar.enrolling import check_linked
 from brski_registrar.est_service import EstService
+from brski_registrar.relaying import UPSTREAM
 from brski_registrar.service import RegistrarService
 from brski_registrar.vouchering import WELL_KNOWN
 
@@ -71,6 +72,7 @@ _BY_CLASS: Final[tuple[tuple[type[BrskiError], int], ...]] = (
 )
 # What a client may read; any other reason of these classes is told as one word.
 _SILENT: Final[dict[type[BrskiError], str]] = {PeerFailed: "masa-failed", Misconfigured: "registrar-not-ready"}
+_CA_FAILED: Final = "ca-failed"
 _CLOSING: Final = frozenset({"proximity-missing", "proximity-mismatch"})
 
 log = logging.getLogger("brski.registrar.http")
@@ -98,11 +100,17 @@ def render(request: web.Request, error: BrskiError) -> web.Response:
     log.log(
         logging.ERROR if isinstance(error, Misconfigured) else logging.INFO, "%s %s: %s", status, request.path, error
     )
-    response = brski_http.plain(status, _SILENT.get(type(error), error.reason))
+    response = brski_http.plain(status, _told(error))
     if error.reason in _CLOSING:
         # RFC 8995, 5.2: somebody is on the path; the connection "MUST be closed after the returning" of 401.
         response.force_close()
     return response
+
+
+def _told(error: BrskiError) -> str:
+    if isinstance(error, PeerFailed) and error.reason.startswith(UPSTREAM):
+        return _CA_FAILED
+    return _SILENT.get(type(error), error.reason)
 
 
 def _later(request: web.Request, error: NotYet) -> web.Response:

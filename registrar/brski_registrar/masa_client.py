@@ -19,20 +19,16 @@ from urllib.parse import urljoin, urlsplit
 from brski_common import auditlog, tls
 from brski_common.artifact import MAX_ARTIFACT_BYTES
 from brski_common.auditlog import AuditLog
-from brski_common.certificates import ID_KP_SERVER_AUTH, Credential, Peer, extended_key_usages
+from brski_common.certificates import Credential, Peer
 from brski_common.errors import Malformed, Misconfigured, NotYet, PeerFailed, Refused, Unknown, Untrusted
 from brski_common.http_client import HttpClient, HttpResponse
-from brski_common.paths import build_path, verify_host
-from brski_common.telemetry import printable
 from brski_registrar import httpauth
+from brski_registrar.calling import check_server, explanation, retry_after
 from brski_registrar.identity import Maker
 from brski_registrar.policy import Login, Manufacturer
 
 MAX_SITES: Final = 64
 REQUEST_SECONDS: Final = 15.0
-MAX_EXPLANATION: Final = 500  # characters of a MASA's text that reach our log
-MAX_RETRY_AFTER_SECONDS: Final = 3600.0
-DEFAULT_RETRY_AFTER_SECONDS: Final = 10.0
 
 log = logging.getLogger("brski.registrar.masa")
 
@@ -118,7 +114,7 @@ class HttpMasaClient:
 
         def judge(peer: Peer) -> None:
             try:
-                _check_server(peer, maker, host, self._clock())
+                check_server(peer, maker.tls, host, self._clock())
             except Untrusted as error:
                 raise PeerFailed("masa-untrusted", f"{host}: {error}") from error
 
@@ -168,14 +164,6 @@ class _Site:
         return {}
 
 
-def _check_server(peer: Peer, maker: Maker, host: str, now: datetime) -> None:
-    build_path(peer.certificate, peer.chain[1:], maker.tls, now)
-    verify_host(peer.certificate, host)
-    usages = extended_key_usages(peer.certificate)
-    if usages and ID_KP_SERVER_AUTH not in usages:
-        raise Untrusted("usage-not-server", "the certificate is not for a TLS server")
-
-
 def _same_origin(base: str, location: str) -> str:
     """A Location on the MASA's own host; raises PeerFailed for any other."""
     url = urljoin(f"{base}/", location)
@@ -188,10 +176,9 @@ def _check_status(response: HttpResponse, operation: str) -> None:
     """Raise what a status other than 200 means; the text goes into the detail, cut and cleaned."""
     if response.status == 200:
         return
-    text = printable(response.body[: 4 * MAX_EXPLANATION].decode("utf-8", "replace"), MAX_EXPLANATION)
-    detail = f"{operation}: {response.status} {text}"
+    detail = explanation(response, operation)
     if response.status == 202:
-        raise NotYet("masa-not-ready", detail, _retry_after(response))
+        raise NotYet("masa-not-ready", detail, retry_after(response))
     if response.status == 401:
         # RFC 8995, 5.4: nothing a pledge could do; the operator has to look at the maker's record.
         log.warning("the MASA wants another login than configured: %s", detail)
@@ -209,10 +196,3 @@ _REFUSALS: Final = {
     406: "masa-cannot-issue",
     415: "masa-unsupported-format",
 }
-
-
-def _retry_after(response: HttpResponse) -> float:
-    value = response.headers.get("Retry-After", "").strip()
-    if not value.isascii() or not value.isdecimal() or len(value) > 9:
-        return DEFAULT_RETRY_AFTER_SECONDS
-    return min(float(value), MAX_RETRY_AFTER_SECONDS)

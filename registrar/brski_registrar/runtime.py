@@ -24,14 +24,16 @@ from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usa
 from brski_common.database import Database
 from brski_common.errors import Misconfigured
 from brski_common.keys import Secret
+from brski_common.paths import Anchors
 from brski_registrar import http, renewing
-from brski_registrar.ca import LocalAuthority
+from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.est_service import DEFAULT_LABEL, EstService
 from brski_registrar.masa_client import HttpMasaClient
 from brski_registrar.policy_store import PolicyStore, PolicyView
 from brski_registrar.service import RegistrarService
 from brski_registrar.settings import ENV_PREFIX, Settings
 from brski_registrar.store import MIGRATIONS, Store
+from brski_registrar.upstream import UpstreamAuthority
 
 MAX_SECRET_BYTES: Final = 4096
 
@@ -100,11 +102,11 @@ async def serving(settings: Settings, secret: Secret | None = None, clock: Clock
 
     Raises Misconfigured: keys, certificates, the database, the policy or the address cannot be used.
     """
-    authority = load_authority(settings, clock, secret)
     _warn_of_expiry(settings, clock())
     async with AsyncExitStack() as stack:
         parts = await stack.enter_async_context(assembled(settings, secret, clock))
         await parts.service.policies.current()  # a policy that cannot be read shall show now
+        authority = await stack.enter_async_context(certifying(settings, parts.credential, clock, secret))
         authorities = dict.fromkeys((DEFAULT_LABEL, *settings.est.labels), authority)
         app = http.application(parts.service, EstService(parts.service, authorities))
         context = tls.server_context(parts.credential)
@@ -179,6 +181,31 @@ def load_authority(settings: Settings, clock: Clock = utc_now, secret: Secret | 
         addressing=settings.ca.addressing,
         in_thread=settings.ca.key.startswith("pkcs11:"),
     )
+
+
+@asynccontextmanager
+async def certifying(
+    settings: Settings, credential: Credential, clock: Clock = utc_now, secret: Secret | None = None
+) -> AsyncIterator[CertificateAuthority]:
+    """The CA of the settings: the local one, or one elsewhere to which `credential` is an RA; raises Misconfigured."""
+    ca = settings.ca
+    if ca.upstream is None or ca.upstream_anchors is None:  # they come together
+        yield load_authority(settings, clock, secret)
+        return
+    authority = UpstreamAuthority(
+        ca.upstream,
+        Anchors(keys.read_certificates(ca.upstream_anchors)),
+        credential,
+        clock=clock,
+        label=ca.upstream_label,
+        key_kind=ca.csr_key,
+        addressing=ca.addressing,
+        request_seconds=ca.upstream_seconds,
+    )
+    try:
+        yield authority
+    finally:
+        await authority.close()
 
 
 def read_secret(folder: Path, name: str) -> str:

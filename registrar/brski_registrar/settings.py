@@ -6,6 +6,7 @@ Only what the process needs to start. Whom the plant admits is in the database a
 from ipaddress import IPv6Address
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -41,10 +42,15 @@ class Identity(Section):
 
 
 class Authority(Section):
-    """The domain's certification authority."""
+    """The domain's certification authority: keys of its own, or an EST server elsewhere (`upstream`), never both."""
 
-    key: KeyUri = Field(description="Private key of the issuing CA: file:PATH or pkcs11:… (RFC 7512)")
-    certificates: Path = Field(description="PEM: the issuing CA, then its root")
+    key: KeyUri = Field(
+        default="file:keys/issuing.key",
+        description="Private key of the issuing CA: file:PATH or pkcs11:… (RFC 7512)",
+    )
+    certificates: Path = Field(
+        default=Path("certificates/issuing.pem"), description="PEM: the issuing CA, then its root"
+    )
     rollover: Path = Field(
         default=Path("certificates/rollover.pem"), description="PEM: where `ca next-root` puts what leads to a new root"
     )
@@ -52,6 +58,17 @@ class Authority(Section):
         default=None,
         description="Private key of the root, for `ca` commands only: keep it away from this machine otherwise",
     )
+    upstream: str | None = Field(
+        default=None,
+        description="A CA elsewhere instead of `key`, `certificates`, `root_key`: its EST server, https://HOST[:PORT]",
+    )
+    upstream_anchors: Path | None = Field(
+        default=None, description="PEM: the roots of the CA elsewhere, and that of its server's certificate"
+    )
+    upstream_label: str | None = Field(
+        default=None, description="The CA's label there, if it has one (RFC 7030, 3.2.2)"
+    )
+    upstream_seconds: Seconds = Field(default=15.0, description="How long the CA elsewhere may take to answer")
     csr_key: str | None = Field(
         default=None,
         description="Kind of key asked of devices: P-256, P-384, RSA-3072, Ed25519 …; unset leaves it to them",
@@ -73,6 +90,36 @@ class Authority(Section):
         except BrskiError as error:
             raise ValueError("no such kind of key") from error
         return kind
+
+    @field_validator("upstream")
+    @classmethod
+    def _origin(cls, url: str | None) -> str | None:
+        if url is not None and not _is_origin(url):
+            raise ValueError("wanted is https://HOST or https://HOST:PORT, without a path or credentials")
+        return url
+
+    @field_validator("upstream_label")
+    @classmethod
+    def _label(cls, label: str | None) -> str | None:
+        try:
+            return None if label is None else check_label(label)
+        except BrskiError as error:
+            raise ValueError(str(error)) from error
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        """Half a local CA, half of one elsewhere, and some of each: nobody can have meant that."""
+        local = self.model_fields_set & {"key", "certificates", "root_key"}
+        if self.upstream is None:
+            if {"upstream_anchors", "upstream_label", "upstream_seconds"} & self.model_fields_set:
+                raise ValueError("upstream is missing: the URL of the CA elsewhere")
+            if not local >= {"key", "certificates"}:
+                raise ValueError("key and certificates come together; or name a CA elsewhere as upstream")
+        elif local:
+            raise ValueError(f"upstream is another CA than that of {', '.join(sorted(local))}: take one away")
+        elif self.upstream_anchors is None:
+            raise ValueError("upstream needs upstream_anchors: no CA is trusted by its name alone")
+        return self
 
     @model_validator(mode="after")
     def _addresses_need_both(self) -> Self:
@@ -163,6 +210,17 @@ class Settings(Section):
     est: Est = Field(default=Est(), description="Enrollment over Secure Transport")
     discovery: Discovery = Field(default=Discovery(), description="How this registrar is found; off until switched on")
     log: Log = Field(default=Log(), description="What is told on standard error")
+
+
+def _is_origin(url: str) -> bool:
+    """Whether a text is https with a host, and nothing after that but a port."""
+    try:
+        parts = urlsplit(url)
+        named = bool(parts.hostname) and parts.port != 0 and "@" not in parts.netloc
+    except ValueError:
+        return False
+    plain = url.isascii() and url.isprintable() and " " not in url
+    return plain and named and parts.scheme == "https" and parts.path in {"", "/"} and "?" not in url and "#" not in url
 
 
 def is_link_local(address: str) -> bool:

@@ -169,9 +169,25 @@ class Store:
             schema.NEW_CERTIFICATE.change(connection, values)
             return after
 
-        after = self._remember(await self.database.write(unit), change)
+        try:
+            advanced = await self.database.write(unit)
+        except IntegrityError:
+            advanced = await self._certified_again(device, certificate, change)
+        after = self._remember(advanced, change)
         self._issued.put(issued.fingerprint, (issued, _key(after)))
         return after
+
+    async def _certified_again(self, device: Device, certificate: x509.Certificate, change: Change) -> Device:
+        """A CA elsewhere may answer the same request with the same certificate, which is this device's already."""
+
+        def unit(connection: Connection) -> Device:
+            row = connection.execute(schema.ISSUED, {"fingerprint": fingerprint(certificate).hex()}).first()
+            if row is None or row.device_id != device.id:
+                raise Refused("certificate-of-another", f"{certificate.serial_number:x} was issued to another device")
+            _check_not_revoked(connection, certificate)
+            return _advance(connection, device, change)
+
+        return await self.database.write(unit)
 
     async def issued(self, certificate: x509.Certificate) -> tuple[Issued, Device] | None:
         """The record of a certificate that was issued here, and whose it is; None for any other."""

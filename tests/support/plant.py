@@ -22,7 +22,7 @@ from brski_common.database import Database
 from brski_common.http import Limits, Server, serve
 from brski_common.http_client import HttpClient, HttpResponse
 from brski_common.voucher import Assertion, VoucherRequest, new_nonce
-from brski_registrar.ca import LocalAuthority
+from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.est_service import EstService
 from brski_registrar.http import application
 from brski_registrar.masa_client import MasaClient
@@ -77,13 +77,14 @@ class Plant:
         limits: Limits | None = None,
         masa_patience: float = 20.0,
         labels: tuple[str, ...] = (),
-        authority: LocalAuthority | None = None,
+        authority: CertificateAuthority | None = None,
         credential: Credential | None = None,
         tls_credential: Credential | None = None,
         registrar_record: Mapping[str, object] | None = None,
+        clock: Clock | None = None,
     ) -> AsyncIterator["Plant"]:
         """Start a registrar that knows one maker, and none of its devices."""
-        clock, domain, maker = Clock(), Domain(kind=kind), Manufacturer(kind=kind)
+        clock, domain, maker = clock or Clock(), Domain(kind=kind), Manufacturer(kind=kind)
         fake = MasaFake(maker.voucher_signer)
         async with Database.open(url or f"sqlite:///{folder}/registrar.sqlite", migrations=MIGRATIONS) as database:
             store, policies = Store(database), PolicyStore(database)

@@ -38,7 +38,7 @@ from brski_masa.store import Store as MasaStore
 from brski_masa.vouchering import Trust
 from brski_pledge import Outcome, Pledge, PledgeSettings, enrolling
 from brski_pledge.events import Event
-from brski_registrar.ca import LocalAuthority
+from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.est_service import EstService
 from brski_registrar.http import application
 from brski_registrar.masa_client import HttpMasaClient
@@ -320,6 +320,7 @@ async def open_plant(
     *,
     limits: Limits | None = None,
     admit: Admit = Admit.LISTED,
+    authority: CertificateAuthority | None = None,
 ) -> AsyncIterator[Plant]:
     """A registrar that reaches its MASAs over HTTPS on this machine."""
     url = f"sqlite:///{folder}/{domain.name.replace(' ', '-')}.sqlite"
@@ -329,7 +330,7 @@ async def open_plant(
         masa = HttpMasaClient(domain.registrar, clock=clock)
         view = PolicyView(policies, refresh_seconds=0)
         service = RegistrarService(store, view, domain.registrar, masa, clock=clock)
-        est = EstService(service, {"": LocalAuthority(domain.issuing, clock=clock, key_kind="P-256")})
+        est = EstService(service, {"": authority or LocalAuthority(domain.issuing, clock=clock, key_kind="P-256")})
         context = tls.server_context(domain.registrar)
         server = await serve(application(service, est), "127.0.0.1", 0, context, limits=limits)
         try:

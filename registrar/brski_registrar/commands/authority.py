@@ -37,7 +37,7 @@ def key_kind(text: str) -> Kind:
 
 @app.command("show", epilog="Example: `brski-registrar ca show`")
 def show(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
-    """Show the certificates of the registrar, the issuing CA and the root."""
+    """Show the certificates of the registrar, the issuing CA and the root; of a CA elsewhere, its anchors."""
     found = _certificates(load_settings(config))
     rows = [(role, value["subject"], value["not_after"], value["sha256"]) for role, value in found]
     cli.answer(
@@ -54,7 +54,7 @@ def export(
     as_json: cli.Json = False,
 ) -> None:
     """Write the root certificate as PEM: what everybody in the plant trusts."""
-    settings = load_settings(config)
+    settings = _of_local_ca(config)
     root = keys.read_certificates(settings.ca.certificates)[-1]
     text = to_pem(root).decode()
     if out is not None:
@@ -70,7 +70,7 @@ def renew(
     as_json: cli.Json = False,
 ) -> None:
     """Renew the registrar's certificate; its names and its key stay. Restart the registrar then."""
-    settings = load_settings(config)
+    settings = _of_local_ca(config)
     work = renewing.renew_issuing if issuing else renewing.renew_registrar
     _renewed(work(settings, utc_now(), ask_secret), "restart the registrar", as_json)
 
@@ -78,7 +78,7 @@ def renew(
 @app.command("next-root", epilog="Example: `brski-registrar ca next-root`")
 def next_root(config: Config = DEFAULT_CONFIG, kind: KeyKind = "P-256", as_json: cli.Json = False) -> None:
     """Begin a change of root: make the next root, and let devices learn it from /cacerts."""
-    settings = load_settings(config)
+    settings = _of_local_ca(config)
     words = "restart the registrar, leave devices time to fetch /cacerts, then `ca change-root`"
     _renewed(renewing.announce(settings, key_kind(kind), utc_now(), ask_secret), words, as_json)
 
@@ -87,14 +87,23 @@ def next_root(config: Config = DEFAULT_CONFIG, kind: KeyKind = "P-256", as_json:
 def change_root(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """Move issuing CA and registrar under the next root; the old one stays trusted through /cacerts."""
     words = "restart the registrar; when every device has renewed, `ca retire-root`"
-    _renewed(renewing.change(load_settings(config), utc_now(), ask_secret), words, as_json)
+    _renewed(renewing.change(_of_local_ca(config), utc_now(), ask_secret), words, as_json)
 
 
 @app.command("retire-root", epilog="Example: `brski-registrar ca retire-root`")
 def retire_root(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """End a change of root: the old root is not handed out any more."""
-    renewing.retire(load_settings(config))
+    renewing.retire(_of_local_ca(config))
     cli.answer({"retired": True}, as_json, lambda: cli.show("the old root is forgotten: restart the registrar"))
+
+
+def _of_local_ca(config: Path) -> Settings:
+    """The settings of a registrar that holds its CA; raises Misconfigured `ca-elsewhere`."""
+    settings = load_settings(config)
+    if settings.ca.upstream is not None:
+        advice = "its certificates, and the registrar's, are renewed there; `ca show` has the anchors"
+        raise Misconfigured("ca-elsewhere", f"the CA of this registrar is {settings.ca.upstream}: {advice}")
+    return settings
 
 
 def _renewed(certificate: x509.Certificate, words: str, as_json: bool) -> None:
@@ -104,6 +113,12 @@ def _renewed(certificate: x509.Certificate, words: str, as_json: bool) -> None:
 
 def _certificates(settings: Settings) -> list[tuple[str, dict[str, Any]]]:
     registrar = keys.read_certificates(settings.registrar.certificates)[0]
+    if settings.ca.upstream_anchors is not None:
+        anchors = keys.read_certificates(settings.ca.upstream_anchors)
+        return [
+            ("registrar", _facts(registrar)),
+            *((f"anchor of {settings.ca.upstream}", _facts(each)) for each in anchors),
+        ]
     issuer, *above = keys.read_certificates(settings.ca.certificates)
     found = [("registrar", registrar), ("issuing CA", issuer), *(("root", each) for each in above)]
     if settings.ca.rollover.exists():
