@@ -22,9 +22,9 @@ from brski_common import keys, logs, memory, tls
 from brski_common import settings as common_settings
 from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
 from brski_common.database import Database
-from brski_common.errors import Misconfigured
+from brski_common.errors import Misconfigured, Untrusted
 from brski_common.keys import Secret
-from brski_common.paths import Anchors
+from brski_common.paths import Anchors, build_path
 from brski_registrar import http, renewing
 from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.est_service import DEFAULT_LABEL, EstService
@@ -192,9 +192,11 @@ async def certifying(
     if ca.upstream is None or ca.upstream_anchors is None:  # they come together
         yield load_authority(settings, clock, secret)
         return
+    anchors = Anchors(keys.read_certificates(ca.upstream_anchors))
+    _warn_of_another_ca(credential, anchors, clock())
     authority = UpstreamAuthority(
         ca.upstream,
-        Anchors(keys.read_certificates(ca.upstream_anchors)),
+        anchors,
         credential,
         clock=clock,
         label=ca.upstream_label,
@@ -233,6 +235,14 @@ def _warn_of_expiry(settings: Settings, now: datetime) -> None:
             subject=certificate.subject.rfc4514_string(),
             not_after=certificate.not_valid_after_utc,
         )
+
+
+def _warn_of_another_ca(credential: Credential, anchors: Anchors, now: datetime) -> None:
+    """Devices trust what their CA vouches for, and an RA is one whom the CA certified as such (RFC 7030, 3.7)."""
+    try:
+        build_path(credential.certificate, credential.chain[1:], anchors, now)
+    except Untrusted as error:
+        log.warning("the registrar's certificate is not of the CA elsewhere: devices cannot renew", why=str(error))
 
 
 async def _ended(task: "asyncio.Task[None]") -> None:
