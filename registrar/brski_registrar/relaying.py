@@ -49,6 +49,7 @@ from brski_registrar.enrolling import HARMLESS_EXTENSIONS, Profile, alternative_
 UPSTREAM: Final = "upstream-"  # how every reason begins that has to do with a CA elsewhere
 
 _SERIAL_NUMBER: Final = NameOID.SERIAL_NUMBER.dotted_string
+_COMMON_NAME: Final = NameOID.COMMON_NAME.dotted_string
 _PASSED_ON: Final = frozenset({EXTENSION_REQUEST, CHALLENGE_PASSWORD})  # attributes of a request
 
 Pair = tuple[str, str]  # of a name: attribute type and value
@@ -95,10 +96,9 @@ def _closed(wish: NameWish, serial: NameWish, idevid: x509.Name) -> Iterator[Nam
     elif wish.value is not None:
         yield wish
     else:
-        found = idevid.get_attributes_for_oid(x509.ObjectIdentifier(wish.oid))
-        value = (
-            str(found[0].value) if found else serial.value if wish.oid == NameOID.COMMON_NAME.dotted_string else None
-        )
+        own = next((value for oid, value in _pairs(idevid) if oid == wish.oid), None)
+        # What people call a device by, if its maker gave it no common name.
+        value = serial.value if own is None and wish.oid == _COMMON_NAME else own
         if value is not None:
             yield subject_wish((wish.oid, value))[0][0]
 

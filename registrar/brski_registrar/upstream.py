@@ -89,7 +89,10 @@ class UpstreamAuthority:
     async def csr_attributes(self, device: Device) -> CsrAttributes:
         """See `CertificateAuthority`: what the CA wants, and what we want ourselves. Raises PeerFailed."""
         wanted, own = await self._wishes.get(), own_wishes(device, self._key, self._addressing)
-        return relaying.merge(wanted, own, load_certificate(device.certificate).subject)
+        try:
+            return relaying.merge(wanted, own, load_certificate(device.certificate).subject)
+        except Malformed as error:
+            raise PeerFailed("upstream-failed", f"csrattrs: {error}") from error
 
     async def issue(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
         """See `CertificateAuthority`; raises Refused, NotYet, PeerFailed.

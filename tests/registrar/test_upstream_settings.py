@@ -9,7 +9,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from typer.testing import CliRunner
 
-from brski_common import est, logs, tls
+from brski_common import est, tls
 from brski_common import settings as common_settings
 from brski_common.certificates import to_pem
 from brski_common.errors import Misconfigured
@@ -103,7 +103,6 @@ async def test_a_registrar_does_not_start_without_the_anchors(tmp_path: Path) ->
 async def test_a_registrar_of_another_ca_is_warned_that_devices_will_not_know_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], domain: Domain, warned: bool
 ) -> None:
-    logs.configure(json=True, level="warning")
     async with serving(loaded(written(tmp_path, UPSTREAM, domain)), clock=Clock()):
         pass
     assert ("is not of the CA elsewhere" in capfd.readouterr().err) is warned
