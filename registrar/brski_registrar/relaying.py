@@ -29,7 +29,7 @@ from brski_common.certificates import (
     spki,
     without_duplicates,
 )
-from brski_common.csr import attributes
+from brski_common.csr import attributes, requested_extensions
 from brski_common.csrattrs import EXTENSION_REQUEST, CsrAttributes, Style
 from brski_common.csrwishes import (
     CHALLENGE_PASSWORD,
@@ -50,6 +50,7 @@ UPSTREAM: Final = "upstream-"  # how every reason begins that has to do with a C
 
 _SERIAL_NUMBER: Final = NameOID.SERIAL_NUMBER.dotted_string
 _COMMON_NAME: Final = NameOID.COMMON_NAME.dotted_string
+_HARMLESS: Final = frozenset(each.dotted_string for each in HARMLESS_EXTENSIONS)
 _PASSED_ON: Final = frozenset({EXTENSION_REQUEST, CHALLENGE_PASSWORD})  # attributes of a request
 
 Pair = tuple[str, str]  # of a name: attribute type and value
@@ -122,27 +123,31 @@ def _extensions(wanted: Wishes, own: Wishes) -> Iterator[ExtensionWish]:
 # Up
 
 
-def check_request(csr: x509.CertificateSigningRequest, profile: Profile) -> None:
+def check_request(csr: x509.CertificateSigningRequest, profile: Profile, wanted: Wishes) -> None:
     """Judge what `enrolling` let pass with a CA's eyes, which may copy it; raises Refused `csr-…`.
 
-    1. The subject has the device's serial number, and nothing but what it was asked for or what its IDevID says.
-    2. No extensions but those that were asked for, and those that give no powers.
+    1. The subject has the device's serial number, and nothing but what it was asked for or what its IDevID says; of a
+       renewal, what is certified already.
+    2. No extensions but those that were asked for, in a renewal those that the CA wants (`wanted`) word for word, and
+       those that give no powers.
     3. No attributes but these extensions and the link to the session: some CAs choose a profile by others.
     """
     if _serials(csr.subject) != _serials(profile.subject):  # 1
         raise Refused("csr-serial-number-missing", f"{csr.subject.rfc4514_string()} has to name the device")
     if not set(_pairs(csr.subject)) <= _nameable(profile):
         raise Refused("csr-subject-mismatch", f"{csr.subject.rfc4514_string()} says more than was asked for")
-    asked = profile.asked.wishes.extensions if profile.asked is not None else ()
-    known = {each.dotted_string for each in HARMLESS_EXTENSIONS} | {wish.oid for wish in asked}
-    if profile.alternative_names:  # as they were asked for, or as they are in the certificate that is renewed
-        known.add(SUBJECT_ALTERNATIVE_NAME)
-    for oid in (each.oid.dotted_string for each in csr.extensions):  # 2
-        if oid not in known:
-            raise Refused("csr-extension-not-asked", oid)
+    asked = {(wish.oid, wish.value) for wish in (profile.asked.wishes if profile.asked else wanted).extensions}
+    for wish in requested_extensions(csr):  # 2
+        if wish.oid not in _known(profile) and (wish.oid, wish.value) not in asked:
+            raise Refused("csr-extension-not-asked", wish.oid)
     for attribute in attributes(csr):  # 3
         if attribute.oid not in _PASSED_ON:
             raise Refused("csr-attribute-not-asked", attribute.oid)
+
+
+def _known(profile: Profile) -> frozenset[str]:
+    """The extensions that `enrolling` has judged: alternative names are those asked for, or those certified before."""
+    return _HARMLESS | {SUBJECT_ALTERNATIVE_NAME} if profile.alternative_names else _HARMLESS
 
 
 def _nameable(profile: Profile) -> set[Pair]:

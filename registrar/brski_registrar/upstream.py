@@ -99,9 +99,10 @@ class UpstreamAuthority:
 
         Of `profile` only the names count: how long a certificate is good for, and for what, this CA decides.
         """
-        relaying.check_request(csr, profile)
+        relaying.check_request(csr, profile, await self._wishes.get())
         name = request_hash(csr)
         self._check_wait(name)
+        await self._authorities.get()  # a CA whose certificates lead nowhere shall not certify anybody in vain
         response = await self._request("POST", Operation.SIMPLEENROLL, csr.public_bytes(Encoding.DER))
         if response.status in _LATER:
             raise self._wait(name, response)

@@ -77,7 +77,7 @@ def test_whatever_a_ca_wants_a_device_that_follows_names_itself_and_may_go_up(wa
     csr = csrplan.compose(plan, key_for("device", kind), challenge="x" if plan.challenge_password else None)
     check_csr(asked, csr)
     with suppress(BrskiError):
-        relaying.check_request(csr, profile(asked))
+        relaying.check_request(csr, profile(asked), wanted)
         assert serials(csr.subject) == [SERIAL]
         return
     twice = sum(wish.oid == "2.5.4.5" for rdn in wanted.subject or () for wish in rdn) > 1
@@ -109,7 +109,7 @@ def test_the_names_of_both_are_asked_for() -> None:
     csr = csrplan.compose(csrplan.fill(asked, IDEVID), key_for("device"))
     names = alternative_names(csr)
     assert [type(each) for each in names] == [x509.OtherName, x509.DNSName]
-    relaying.check_request(csr, profile(asked, names))
+    relaying.check_request(csr, profile(asked, names), wanted)
 
 
 # What comes down

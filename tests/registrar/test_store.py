@@ -145,6 +145,23 @@ async def test_certificates_are_found_by_what_they_are(database: Database) -> No
     assert revoked[0].revoked_at == NOW
 
 
+async def test_a_certificate_that_is_given_again_is_the_same_devices_or_nobodys(database: Database) -> None:
+    """As a CA elsewhere may do with a request that comes again."""
+    store, certificate, serials = Store(database), Domain().ldevid(fresh()).certificate, (fresh(), fresh())
+    devices = [await store.request(pledge_of(serial), ASKED, VOUCHERED) for serial in serials]
+    device, other = [await store.advance(each, change(Event.LOG_ACCEPT)) for each in devices]
+    for csr_sha256 in ("c" * 64, "d" * 64):
+        device = await store.certificate(device, certificate, change(Event.ENROLL, csr_sha256=csr_sha256))
+    assert (device.state, device.csr_sha256) == (State.ENROLLED, "d" * 64)
+    assert len(await store.issued_to(device.id)) == 1
+    with pytest.raises(Refused, match="certificate-of-another"):
+        await store.certificate(other, certificate, change(Event.ENROLL, csr_sha256="c" * 64))
+    assert (await Store(database).device_by_id(other.id)).state is State.APPROVED
+    await store.revoke(fingerprint(certificate).hex(), NOW)
+    with pytest.raises(Refused, match="certificate-revoked"):
+        await store.certificate(device, certificate, change(Event.ENROLL, csr_sha256="c" * 64))
+
+
 async def test_what_another_process_did_is_known_within_a_second(database: Database) -> None:
     now = [0.0]
     store, pledge = Store(database, monotonic=lambda: now[0]), pledge_of(fresh())

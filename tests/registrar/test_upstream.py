@@ -445,6 +445,13 @@ async def test_certificates_that_lead_to_no_anchor_are_not_handed_out(
         assert (await line.get(f"{EST}/cacerts")).status == 502
 
 
+async def test_a_ca_whose_own_certificates_lead_nowhere_is_not_asked_for_any(tmp_path: Path) -> None:
+    async with site(tmp_path) as at, at.plant.vouched() as line:
+        at.ca.authorities = ELSEWHERE.issuing.chain
+        assert await refused(line) == (502, "ca-failed")
+        assert (at.ca.requests, at.ca.issued) == ([], [])
+
+
 async def test_an_anchor_that_the_ca_did_not_send_is_added(tmp_path: Path) -> None:
     async with site(tmp_path) as at, at.plant.connect(None) as line:
         at.ca.authorities = (DOMAIN.issuing.certificate,)
@@ -468,6 +475,7 @@ async def test_a_change_of_root_reaches_the_devices_at_once(tmp_path: Path) -> N
 async def test_a_new_root_without_a_cross_certificate_is_not_believed(tmp_path: Path) -> None:
     next_root = Domain(name="Example Plant Next")
     async with site(tmp_path) as at, at.plant.vouched() as line:
+        assert await handed_out(line) == set(DOMAIN.issuing.chain)
         at.ca.issuer, at.ca.authorities = next_root.issuing, (*DOMAIN.issuing.chain, *next_root.issuing.chain)
         assert await refused(line) == (502, "ca-failed")
         assert await handed_out(line) == set(DOMAIN.issuing.chain)
@@ -557,6 +565,22 @@ async def test_a_renewal_goes_up_by_simpleenroll(tmp_path: Path, rekey: bool) ->
             other = csr_of(line, (NameOID.SERIAL_NUMBER, "SN-OF-ANOTHER"), key=key)
             assert (await line.enroll(other, "simplereenroll")).status == 403
         assert len(at.ca.requests) == 3
+
+
+@pytest.mark.req("E-24", "E-16")
+async def test_a_renewal_says_again_what_the_ca_wants_and_nothing_else(tmp_path: Path) -> None:
+    fixed = ExtensionWish("1.3.6.1.4.1.311.20.2", b"\x0c\x06device")
+    async with site(tmp_path) as at:
+        at.ca.attributes = csrattrs.ask(Wishes(extensions=(fixed,)))
+        async with at.plant.vouched() as line:
+            ldevid = await line.enrolled()
+        names = [(each.oid, str(each.value)) for each in ldevid.certificate.subject]
+        async with at.plant.connect(ldevid) as line:
+            for value, status in ((b"\x0c\x06device", 200), (b"\x0c\x05admin", 403)):
+                again = x509.UnrecognizedExtension(x509.ObjectIdentifier(fixed.oid), value)
+                csr = csr_of(line, *names, extensions=(again,), key=ldevid.key)
+                assert (await line.enroll(csr, "simplereenroll")).status == status
+        assert len(at.ca.issued) == 2
 
 
 async def test_a_ca_may_give_the_same_certificate_to_the_same_request(tmp_path: Path) -> None:
