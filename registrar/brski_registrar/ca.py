@@ -45,8 +45,8 @@ class CertificateAuthority(Protocol):
         """What /cacerts hands out: from the issuing CA to the root, then those of a change of root."""
         ...
 
-    async def csr_attributes(self, device: Device) -> CsrAttributes:
-        """What a device is to put into its certificate request."""
+    async def csr_attributes(self, device: Device | None) -> CsrAttributes:
+        """What a device is to put into its certificate request; without one, what every device is (for an RA)."""
         ...
 
     async def issue(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:
@@ -87,8 +87,10 @@ class LocalAuthority:
         """See `CertificateAuthority`."""
         return self._certificates
 
-    async def csr_attributes(self, device: Device) -> CsrAttributes:
+    async def csr_attributes(self, device: Device | None) -> CsrAttributes:
         """See `CertificateAuthority`: its serial number as subject, and what the settings add."""
+        if device is None:
+            return csrattrs.ask(Wishes(key=self._key))
         return csrattrs.ask(own_wishes(device, self._key, self._addressing))
 
     async def issue(self, csr: x509.CertificateSigningRequest, profile: Profile) -> x509.Certificate:

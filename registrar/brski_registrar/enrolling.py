@@ -26,7 +26,7 @@ from brski_common.csrattrs import CsrAttributes
 from brski_common.csrwishes import SUBJECT_ALTERNATIVE_NAME, Wishes
 from brski_common.errors import NotYet, Refused, Untrusted
 from brski_common.issuing import BACKDATE, name
-from brski_registrar.identity import Pledge
+from brski_registrar.identity import MAX_SERIAL_NUMBER, Pledge
 from brski_registrar.lifecycle import EST_OPEN, LOG_PENDING, State
 from brski_registrar.policy import Approval, DomainPolicy
 from brski_registrar.records import Device
@@ -151,15 +151,35 @@ def profile(
 ) -> Profile:
     """The certificate for an admitted pledge; its alternative names only if they were asked for, and then as asked."""
     wanted = asked.wishes.extension(SUBJECT_ALTERNATIVE_NAME) is not None
-    organization = {"organization_name": policy.organization} if policy.organization else {}
     return Profile(
-        subject=name(pledge.serial_number, **organization, serial_number=pledge.serial_number),
+        subject=_subject(pledge.serial_number, policy),
         not_before=now - BACKDATE,
         not_after=now + timedelta(days=policy.certificate_days),
         alternative_names=alternative_names(csr) if wanted else (),
         asked=asked,
         idevid=pledge.certificate.subject,
     )
+
+
+def delegated(csr: x509.CertificateSigningRequest, policy: DomainPolicy, now: datetime) -> Profile:
+    """The certificate for a device that an RA speaks for (RFC 7030, 3.7), new or renewed; raises Refused `csr-…`.
+
+    The request says which device it is, by one serial number in its subject; it asks for no powers and no names.
+    """
+    serials = [str(each.value) for each in csr.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)]
+    if len(serials) != 1 or not 0 < len(serials[0]) <= MAX_SERIAL_NUMBER or not serials[0].isprintable():
+        raise Refused("csr-serial-number-missing", f"{serials} where the serial number of one device is wanted")
+    _check_powers(csr, asks_names=False)
+    return Profile(
+        subject=_subject(serials[0], policy),
+        not_before=now - BACKDATE,
+        not_after=now + timedelta(days=policy.certificate_days),
+    )
+
+
+def _subject(serial_number: str, policy: DomainPolicy) -> x509.Name:
+    organization = {"organization_name": policy.organization} if policy.organization else {}
+    return name(serial_number, **organization, serial_number=serial_number)
 
 
 def renewal(

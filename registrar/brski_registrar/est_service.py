@@ -1,6 +1,7 @@
 """EST for pledges that are admitted, and for devices that renew (RFC 7030; RFC 8995, 5.9): the order of work.
 
 simple_enroll     identify ▸ authorise ▸ check ▸ (approve) ▸ issue ▸ ENROLLED ▸ hand out
+                  for an RA: check ▸ issue ▸ journal ▸ hand out (`delegates`)
 simple_reenroll   look up the certificate in use ▸ check ▸ issue ▸ record ▸ hand out
 enroll_status     OPERATIONAL, or UNENROLLED
 """
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
+from cryptography.x509.oid import NameOID
 
 from brski_common import est
-from brski_common.certificates import Peer, load_certificate
+from brski_common.certificates import Peer, common_name, load_certificate
+from brski_common.csr import check_csr
 from brski_common.csrattrs import CsrAttributes
 from brski_common.errors import BrskiError, NotYet, PeerFailed, Refused, Unknown, Untrusted
 from brski_common.paths import check_dates
 from brski_common.telemetry import Telemetry
 from brski_registrar import enrolling, lifecycle, serverkeys
 from brski_registrar.ca import CertificateAuthority
+from brski_registrar.delegates import Delegates
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy_store import Policy
@@ -30,6 +34,7 @@ from brski_registrar.service import RegistrarService, address_of, report_notes
 
 LOG_RETRY_SECONDS: Final = 10.0
 DEFAULT_LABEL: Final = ""
+_SHUT: Final = frozenset({State.BLOCKED, State.DENIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +64,14 @@ class _AtCa:
 class EstService:
     """The EST operations; `authorities` are the CAs by their label, the default one under the empty label."""
 
-    def __init__(self, registrar: RegistrarService, authorities: Mapping[str, CertificateAuthority]) -> None:
+    def __init__(
+        self,
+        registrar: RegistrarService,
+        authorities: Mapping[str, CertificateAuthority],
+        delegates: Delegates | None = None,
+    ) -> None:
         self._registrar, self._authorities = registrar, authorities
+        self._delegates = delegates or Delegates()
         self._store = registrar.store
         self._asked: Recent[tuple[str, int], CsrAttributes] = Recent(time.monotonic)
 
@@ -68,6 +79,10 @@ class EstService:
     def labels(self) -> frozenset[str]:
         """The labels that may stand in a path (RFC 7030, 3.2.2)."""
         return frozenset(self._authorities) - {DEFAULT_LABEL}
+
+    def is_ra(self, peer: Peer | None) -> bool:
+        """Whether a client is an RA that speaks for devices (RFC 7030, 3.7); raises Untrusted for one out of date."""
+        return self._delegates.include(peer, self._registrar.clock())
 
     async def ca_certificates(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> tuple[x509.Certificate, ...]:
         """The CA certificates: public (RFC 7030, 4.1.2), but no EST action for a pledge that is not admitted."""
@@ -78,6 +93,8 @@ class EstService:
     async def csr_attributes(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> CsrAttributes:
         """What this device is to ask for; raises as `simple_enroll`."""
         authority = self._authority(label)
+        if self.is_ra(peer):
+            return await authority.csr_attributes(None)
         try:
             _, _, device = await self._admitted(peer)
         except Unknown:
@@ -94,6 +111,8 @@ class EstService:
         self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str = DEFAULT_LABEL
     ) -> x509.Certificate:
         """The certificate of an admitted pledge; raises Untrusted, Unknown, Refused, NotYet."""
+        if peer is not None and self.is_ra(peer):
+            return await self._delegated(csr, peer, self._authority(label))
         order = await self._order(csr, peer, label)
         if order.device.state is State.ENROLLED:
             issued = await self._store.issued_for(order.device.id, order.csr_hash)
@@ -162,6 +181,21 @@ class EstService:
             raise Unknown("enroll-not-requested", "a report on a certificate that was never asked for here")
         notes = (*notes, Note("enroll-status", "no-matching-certificate", "over the IDevID"))
         await self._report(device, None if report.status else Event.ENROLL_FAIL, notes, peer)
+
+    async def _delegated(
+        self, csr: x509.CertificateSigningRequest, peer: Peer, authority: CertificateAuthority
+    ) -> x509.Certificate:
+        policy, now = await self._registrar.policies.current(), self._registrar.clock()
+        check_csr(await authority.csr_attributes(None), csr)
+        profile = enrolling.delegated(csr, policy.domain, now)
+        serial = str(profile.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)[0].value)
+        for device in await self._store.find(serial):
+            if device.state in _SHUT:
+                raise Refused(f"device-{device.state}", device.reason)
+        certificate = await authority.issue(csr, profile)
+        detail = f"serial {certificate.serial_number:x} for {common_name(peer.certificate)}"
+        await self._store.note_of(serial, Note("certificate-delegated", "", detail), address_of(peer), now)
+        return certificate
 
     async def _order(self, csr: x509.CertificateSigningRequest, peer: Peer | None, label: str) -> "_Order":
         authority = self._authority(label)
@@ -242,7 +276,7 @@ class EstService:
         check_dates(peer.certificate, self._registrar.clock())
         if issued.revoked_at is not None:
             raise Refused("certificate-revoked", f"on {issued.revoked_at.isoformat()}")
-        if device.state in {State.BLOCKED, State.DENIED}:
+        if device.state in _SHUT:
             raise Refused(f"device-{device.state}", device.reason)
         return peer.certificate, device
 

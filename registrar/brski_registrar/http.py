@@ -178,9 +178,10 @@ class _Enrollment:
         return _est(est.encode_body(csrattrs.write(asked)), est.CSRATTRS)
 
     async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
-        csr = await _csr(request)
-        check_linked(csr, lambda: _binding(request))
-        certificate = await self._service.simple_enroll(csr, brski_http.peer(request), label)
+        csr, peer = await _csr(request), brski_http.peer(request)
+        if not self._service.is_ra(peer):  # who has verified the link on the session that the device had with him
+            check_linked(csr, lambda: _binding(request))
+        certificate = await self._service.simple_enroll(csr, peer, label)
         return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
     async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:

@@ -27,6 +27,7 @@ from brski_common.keys import Secret
 from brski_common.paths import Anchors, build_path
 from brski_registrar import http, renewing
 from brski_registrar.ca import CertificateAuthority, LocalAuthority
+from brski_registrar.delegates import Delegates
 from brski_registrar.est_service import DEFAULT_LABEL, EstService
 from brski_registrar.masa_client import HttpMasaClient
 from brski_registrar.policy_store import PolicyStore, PolicyView
@@ -108,7 +109,8 @@ async def serving(settings: Settings, secret: Secret | None = None, clock: Clock
         await parts.service.policies.current()  # a policy that cannot be read shall show now
         authority = await stack.enter_async_context(certifying(settings, parts.credential, clock, secret))
         authorities = dict.fromkeys((DEFAULT_LABEL, *settings.est.labels), authority)
-        app = http.application(parts.service, EstService(parts.service, authorities))
+        delegates = Delegates(keys.read_certificates(settings.est.ras) if settings.est.ras is not None else ())
+        app = http.application(parts.service, EstService(parts.service, authorities, delegates))
         context = tls.server_context(parts.credential)
         server = await brski_http.serve(
             app, settings.listen.host, settings.listen.port, context, limits=_limits(settings)

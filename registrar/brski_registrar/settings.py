@@ -182,6 +182,10 @@ class Est(Section):
     """Enrollment over Secure Transport."""
 
     labels: tuple[str, ...] = Field(default=(), description="CA labels that are accepted in EST paths")
+    ras: Path | None = Field(
+        default=None,
+        description="PEM: certificates of registrars elsewhere, with id-kp-cmcRA, for whose devices this CA signs",
+    )
 
     @field_validator("labels")
     @classmethod

@@ -225,6 +225,11 @@ class Store:
         about = device or _device_asking(pledge, _NOTHING, State.NEW, change, None)
         await self.database.write(lambda connection: _write_notes(connection, about, change))
 
+    async def note_of(self, serial_number: str, note: Note, address: str, now: datetime) -> None:
+        """Write about a device that an RA speaks for, and that is no device of this registrar."""
+        entry = _entry(note, now, address, serial_number=serial_number)
+        await self.database.write(lambda connection: schema.NEW_ENTRY.change(connection, entry))
+
     async def journal(
         self, device_id: int | None = None, *, after: int = 0, count: int = MAX_LISTED
     ) -> tuple[Entry, ...]:
@@ -343,14 +348,25 @@ def _voucher_values(device: Device, raw: bytes, assertion: str, now: datetime) -
 
 def _write_notes(connection: Connection, device: Device, change: Change) -> None:
     for note in change.notes:
-        entry = {
-            "at": change.now,
-            "device_id": device.id or None,
-            "manufacturer": device.manufacturer,
-            "serial_number": device.serial_number,
-            "event": note.event,
-            "reason": note.reason,
-            "detail": printable(note.detail, MAX_DETAIL),
-            "address": change.address,
-        }
+        entry = _entry(note, change.now, change.address, device.serial_number, device.manufacturer, device.id or None)
         schema.NEW_ENTRY.change(connection, entry)
+
+
+def _entry(
+    note: Note,
+    now: datetime,
+    address: str,
+    serial_number: str,
+    manufacturer: str = "",
+    device_id: int | None = None,
+) -> dict[str, Any]:
+    return {
+        "at": now,
+        "device_id": device_id,
+        "manufacturer": manufacturer,
+        "serial_number": serial_number,
+        "event": note.event,
+        "reason": note.reason,
+        "detail": printable(note.detail, MAX_DETAIL),
+        "address": address,
+    }

@@ -86,9 +86,12 @@ class UpstreamAuthority:
         """See `CertificateAuthority`: those that lead to the anchors. Raises PeerFailed."""
         return (await self._authorities.get()).certificates
 
-    async def csr_attributes(self, device: Device) -> CsrAttributes:
+    async def csr_attributes(self, device: Device | None) -> CsrAttributes:
         """See `CertificateAuthority`: what the CA wants, and what we want ourselves. Raises PeerFailed."""
-        wanted, own = await self._wishes.get(), own_wishes(device, self._key, self._addressing)
+        wanted = await self._wishes.get()
+        if device is None:
+            return csrattrs.ask(Wishes(key=wanted.key or self._key))
+        own = own_wishes(device, self._key, self._addressing)
         try:
             return relaying.merge(wanted, own, load_certificate(device.certificate).subject)
         except Malformed as error:

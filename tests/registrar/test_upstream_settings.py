@@ -99,6 +99,20 @@ async def test_a_registrar_does_not_start_without_the_anchors(tmp_path: Path) ->
             pytest.fail("it started")
 
 
+@pytest.mark.req("E-24")
+async def test_a_registrar_takes_only_certificates_of_ras_as_such(tmp_path: Path) -> None:
+    config = written(tmp_path, UPSTREAM + '[est]\nras = "ras.pem"\n')
+    for named, fits in ((DOMAIN.registrar, True), (DOMAIN.ldevid("SN-1"), False)):
+        (tmp_path / "ras.pem").write_bytes(to_pem(named.certificate))
+        if fits:
+            async with serving(loaded(config), clock=Clock()) as registrar:
+                assert registrar.url
+        else:
+            with pytest.raises(Misconfigured, match="ra-certificate-unfit"):
+                async with serving(loaded(config), clock=Clock()):
+                    pytest.fail("it started")
+
+
 @pytest.mark.parametrize(("domain", "warned"), [(DOMAIN, False), (ELSEWHERE, True)])
 async def test_a_registrar_of_another_ca_is_warned_that_devices_will_not_know_it(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], domain: Domain, warned: bool

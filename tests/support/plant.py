@@ -23,6 +23,7 @@ from brski_common.http import Limits, Server, serve
 from brski_common.http_client import HttpClient, HttpResponse
 from brski_common.voucher import Assertion, VoucherRequest, new_nonce
 from brski_registrar.ca import CertificateAuthority, LocalAuthority
+from brski_registrar.delegates import Delegates
 from brski_registrar.est_service import EstService
 from brski_registrar.http import application
 from brski_registrar.masa_client import MasaClient
@@ -82,6 +83,7 @@ class Plant:
         tls_credential: Credential | None = None,
         registrar_record: Mapping[str, object] | None = None,
         clock: Clock | None = None,
+        ras: tuple[x509.Certificate, ...] = (),
     ) -> AsyncIterator["Plant"]:
         """Start a registrar that knows one maker, and none of its devices."""
         clock, domain, maker = clock or Clock(), Domain(kind=kind), Manufacturer(kind=kind)
@@ -101,7 +103,7 @@ class Plant:
                 masa_patience=masa_patience,
             )
             authority = authority or LocalAuthority(domain.issuing, clock=clock, key_kind="P-256")
-            est_service = EstService(service, dict.fromkeys(("", *labels), authority))
+            est_service = EstService(service, dict.fromkeys(("", *labels), authority), Delegates(ras))
             context = tls.server_context(tls_credential)
             server = await serve(application(service, est_service), "127.0.0.1", 0, context, limits=limits)
             try:
