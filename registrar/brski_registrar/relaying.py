@@ -132,7 +132,8 @@ def check_request(csr: x509.CertificateSigningRequest, profile: Profile, wanted:
        those that give no powers.
     3. No attributes but these extensions and the link to the session: some CAs choose a profile by others.
     """
-    if _serials(csr.subject) != _serials(profile.subject):  # 1
+    serials = _serials(csr.subject)
+    if len(serials) != 1 or serials != _serials(profile.subject):  # 1
         raise Refused("csr-serial-number-missing", f"{csr.subject.rfc4514_string()} has to name the device")
     if not set(_pairs(csr.subject)) <= _nameable(profile):
         raise Refused("csr-subject-mismatch", f"{csr.subject.rfc4514_string()} says more than was asked for")
