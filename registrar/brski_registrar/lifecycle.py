@@ -92,7 +92,8 @@ _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
     ((State.DENIED,), Event.OVERRULE, State.APPROVED),
     ((State.APPROVED, State.AWAITING, State.CLEARED, State.UNENROLLED), Event.AWAIT, State.AWAITING),
     ((State.AWAITING, State.CLEARED), Event.CLEAR, State.CLEARED),
-    ((State.APPROVED, State.CLEARED, State.ENROLLED, State.UNENROLLED), Event.ENROLL, State.ENROLLED),
+    # From AWAITING too: an operator who makes approval automatic approves whatever waits.
+    (EST_OPEN, Event.ENROLL, State.ENROLLED),
     (EST_OPEN, Event.ENROLL_FAIL, State.UNENROLLED),
     ((State.ENROLLED, State.OPERATIONAL), Event.OPERATE, State.OPERATIONAL),
     (_RENEWING, Event.RENEW, State.OPERATIONAL),

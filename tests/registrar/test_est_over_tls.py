@@ -373,6 +373,17 @@ async def test_a_request_waits_for_the_operator_and_is_repeated_on_another_conne
         assert (await again.enroll(csr)).status == 200
 
 
+@pytest.mark.req("E-14")
+async def test_what_waits_is_approved_once_approval_is_automatic(plant: Plant) -> None:
+    await plant.change_domain(approval=Approval.MANUAL)
+    async with plant.vouched() as line:
+        csr = await line.csr()
+        assert (await line.enroll(csr)).status == 202
+        await plant.change_domain(approval=Approval.AUTOMATIC)
+        assert (await line.enroll(csr)).status == 200
+        assert (await plant.device(line.serial)).state is State.ENROLLED
+
+
 # Renewal
 
 
