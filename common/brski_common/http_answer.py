@@ -69,12 +69,14 @@ class AnswerReader:
             self._begin(message, payload)
         self._take()
 
-    def end(self) -> None:
-        """The connection ended: that completes an answer without a length; raises PeerFailed for any other."""
+    def end(self, *, in_order: bool = True) -> None:
+        """The connection ended: if in order, that completes an answer without a length; else raises PeerFailed."""
         if self.is_complete:
             return
         if not self._heard:
             raise PeerFailed("peer-disconnected", "the connection ended before an answer")
+        if not in_order:
+            raise PeerFailed("response-incomplete", "the connection was cut within the answer")
         try:
             self._parser.feed_eof()
             whole = self._take()

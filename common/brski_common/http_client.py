@@ -291,14 +291,14 @@ class _Line(asyncio.Protocol):
         self._finish("the connection ended")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._finish(str(exc) if exc else "the connection ended")
+        self._finish(str(exc) if exc else "the connection ended", in_order=exc is None)
 
-    def _finish(self, why: str) -> None:
+    def _finish(self, why: str, *, in_order: bool = True) -> None:
         self._ended = True
         if self._reader is None or self._waiting is None or self._waiting.done():
             return
         try:
-            self._reader.end()
+            self._reader.end(in_order=in_order)
         except PeerFailed as error:
             self._fail(PeerFailed(error.reason, why))
         else:

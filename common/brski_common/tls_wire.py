@@ -29,10 +29,12 @@ from brski_common.tls import MAX_PLAINTEXT_BYTES, PeerRefusedError, TlsContext, 
 DRAIN_BYTES = 32 * 1024  # taken from OpenSSL at a time
 CLOSE_SECONDS = 2.0
 FINISHED_SECONDS = 0.005
+MAX_HELD_BYTES = 4 * 1024  # of what may wait for the next write
 
 # One of each is enough: their content is copied before anything else can run.
 _PLAIN = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
 _ENCRYPTED = ffi.new("char[]", DRAIN_BYTES)
+_WHERE = ffi.new("char **")
 _NOBODY = asyncio.Protocol()
 
 
@@ -55,7 +57,7 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._raw: asyncio.Transport | None = None
-        self._joined = self._closing = self._paused = False
+        self._joined = self._closing = self._paused = self._is_cut = False
         self._timer: asyncio.TimerHandle | None = None
 
     async def opened(self, seconds: float) -> None:
@@ -93,9 +95,11 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             self._read()
 
     def eof_received(self) -> None:
-        """The peer's stream has ended, with or without close_notify; the TCP transport closes itself."""
-        if self._joined and not self._closing:
-            self._protocol.eof_received()
+        """The peer's stream has ended; the TCP transport closes itself.
+
+        Without close_notify somebody on the path may have cut it: the protocol is not told of an end, but of a loss.
+        """
+        self._is_cut = self._joined and not self._closing
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """TCP is gone."""
@@ -106,6 +110,8 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             self._opened.set_exception(exc or ConnectionResetError("closed during the handshake"))
         protocol, self._protocol, self._raw = self._protocol, _NOBODY, None  # a cycle less for the collector
         if self._joined:
+            if exc is None and self._is_cut:
+                exc = ConnectionAbortedError("the TLS connection ended without close_notify")
             protocol.connection_lost(cast("Exception | None", exc))
 
     def pause_writing(self) -> None:
@@ -160,8 +166,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
                 self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
                 continue
             # Nearly always there is just no more: not worth an exception. An answer to a key update may wait for
-            # the next write (RFC 8446, 4.6.3).
+            # the next write (RFC 8446, 4.6.3), many such answers may not.
             if openssl.SSL_get_error(handle, size) == openssl.SSL_ERROR_WANT_READ:
+                if openssl.BIO_get_mem_data(self._connection._from_ssl, _WHERE) > MAX_HELD_BYTES:
+                    self._flush()
                 return
             try:
                 self._connection._raise_ssl_error(handle, size)
