@@ -314,6 +314,8 @@ class _Connection(RequestHandler):
     ) -> tuple[web.StreamResponse, bool]:
         if request.content.is_eof():
             self.deadline = NEVER
+        elif self.deadline == NEVER:  # it came right behind the one before
+            self._begin()
         return await super()._handle_request(request, start_time, request_handler)
 
     def handle_error(
@@ -324,6 +326,8 @@ class _Connection(RequestHandler):
         message: str | None = None,  # noqa: ARG002 -- aiohttp's text, which echoes what the client sent
     ) -> web.StreamResponse:
         """Answer what never reached a handler: HTTP that cannot be read."""
+        if isinstance(exc, ConnectionError):  # the client has left, and nobody is at fault
+            raise exc
         if status >= 500:
             response = _unforeseen(request, exc)
         else:

@@ -379,11 +379,14 @@ def refusal_in(error: BaseException | None) -> BrskiError | None:
 
 
 def _sni(host: str | bytes | None) -> bytes | None:
-    """The host as SNI wants it; None for an address, which RFC 6066, 3 does not permit there."""
+    """The host as SNI wants it; None for what is no name, or an address, which RFC 6066, 3 does not permit there."""
     if not host:
         return None
     text = host.decode("ascii") if isinstance(host, bytes) else host
     with suppress(ValueError):
         ipaddress.ip_address(text.partition("%")[0].strip("[]"))
         return None
-    return text.encode("idna")
+    try:
+        return text.encode("idna")
+    except UnicodeError:  # no name that could be looked up either, which is what the caller will hear
+        return None

@@ -9,7 +9,8 @@ Laws of this file:
 4. In TLS 1.3 each side's last word of the handshake travels with what it says first, so that the other wakes once for
    both. The server's is a ticket that points at nothing (pyOpenSSL cannot do without) and may wait for long, the
    client's is waited for: it goes after FINISHED_SECONDS in any case.
-5. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
+5. A peer that keeps us busy with records that carry no data, such as key updates, is put out.
+6. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
    the peer still sends is dropped. So an answer is read before a reset can overtake it.
 
 `asyncio.sslproto` can do all of this; it costs a connection about as much again as its handshake.
@@ -29,12 +30,12 @@ from brski_common.tls import MAX_PLAINTEXT_BYTES, PeerRefusedError, TlsContext, 
 DRAIN_BYTES = 32 * 1024  # taken from OpenSSL at a time
 CLOSE_SECONDS = 2.0
 FINISHED_SECONDS = 0.005
-MAX_HELD_BYTES = 4 * 1024  # of what may wait for the next write
+SLICE_BYTES = 32 * 1024  # given to OpenSSL at a time
+MAX_SILENT_BYTES = 64 * 1024  # received without any plaintext in between: a whole record has 17 KiB
 
 # One of each is enough: their content is copied before anything else can run.
 _PLAIN = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
 _ENCRYPTED = ffi.new("char[]", DRAIN_BYTES)
-_WHERE = ffi.new("char **")
 _NOBODY = asyncio.Protocol()
 
 
@@ -57,6 +58,7 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._raw: asyncio.Transport | None = None
+        self._said_nothing = 0
         self._joined = self._closing = self._paused = self._is_cut = False
         self._timer: asyncio.TimerHandle | None = None
 
@@ -86,18 +88,24 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Encrypted bytes have come."""
-        if self._closing:
-            return  # after our goodbye only the end of the peer's stream is of interest
+        for start in range(0, len(data), SLICE_BYTES):
+            if self._closing:
+                return  # after our goodbye only the end of the peer's stream is of interest
+            self._take(data[start : start + SLICE_BYTES] if len(data) > SLICE_BYTES else data)
+
+    def _take(self, data: bytes) -> None:
         openssl.BIO_write(self._connection._into_ssl, data, len(data))
         if not self._opened.done():
             self._shake()
         elif not self._paused:
+            self._said_nothing += len(data)
             self._read()
 
     def eof_received(self) -> None:
         """The peer's stream has ended; the TCP transport closes itself.
 
-        Without close_notify somebody on the path may have cut it: the protocol is not told of an end, but of a loss.
+        Without close_notify somebody on the path may have cut it: the protocol is not told of an end, but of a loss. So
+        it is after an alert, or a record that cannot be read.
         """
         self._is_cut = self._joined and not self._closing
 
@@ -163,13 +171,14 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         while not self._closing and not self._paused:
             size = openssl.SSL_read(handle, _PLAIN, MAX_PLAINTEXT_BYTES)
             if size > 0:
+                self._said_nothing = 0
                 self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
                 continue
             # Nearly always there is just no more: not worth an exception. An answer to a key update may wait for
-            # the next write (RFC 8446, 4.6.3), many such answers may not.
+            # the next write (RFC 8446, 4.6.3).
             if openssl.SSL_get_error(handle, size) == openssl.SSL_ERROR_WANT_READ:
-                if openssl.BIO_get_mem_data(self._connection._from_ssl, _WHERE) > MAX_HELD_BYTES:
-                    self._flush()
+                if self._said_nothing > MAX_SILENT_BYTES:
+                    self._fail(ssl.SSLError(ssl.SSL_ERROR_SSL, "the peer sends records without data"))
                 return
             try:
                 self._connection._raise_ssl_error(handle, size)
@@ -197,6 +206,7 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         assert self._raw is not None
         if not self._opened.done():
             self._opened.set_exception(error)
+        self._is_cut = self._joined
         self._closing = True
         self._raw.close()
 

@@ -317,6 +317,15 @@ async def test_a_second_request_has_a_deadline_of_its_own() -> None:
         assert await asyncio.wait_for(reader.read(), 5) == b""
 
 
+@pytest.mark.req("AT-07")
+async def test_half_a_request_right_behind_a_whole_one_has_a_deadline_too() -> None:
+    limits = Limits(request_seconds=0.2, close_seconds=0.2)
+    async with served(limits) as server, connected(server) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" + post(bytes(100))[:-50])
+        assert (await asyncio.wait_for(response_of(reader), 5))[0] == 200
+        assert (await asyncio.wait_for(response_of(reader), 5))[0] == 408
+
+
 @pytest.mark.req("PX-04")
 async def test_a_client_that_does_not_read_is_disconnected() -> None:
     async with served(QUICK) as server, connected(server) as (reader, writer):
@@ -394,13 +403,16 @@ async def test_a_running_request_may_finish_while_the_server_closes() -> None:
 
 
 @pytest.mark.parametrize("encrypted", [True, False])
-async def test_a_client_that_stops_in_the_middle_leaves_nothing_behind(encrypted: bool) -> None:
+async def test_a_client_that_stops_in_the_middle_leaves_nothing_behind(
+    encrypted: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     async with served(encrypted=encrypted) as server:
         for ending in (asyncio.StreamWriter.close, lambda writer: writer.transport.abort()):
             async with connected(server, encrypted=encrypted) as (_, writer):
                 writer.write(post(bytes(100))[:-50])
                 ending(writer)
         await until(lambda: not (server._connections or server._greetings))
+    assert "internal error" not in caplog.text
 
 
 async def test_an_address_in_use_is_a_misconfiguration() -> None:

@@ -1,6 +1,7 @@
 """The HTTP client: one call, one request, one bounded answer, and a reason for everything else."""
 
 import asyncio
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -163,21 +164,36 @@ async def test_what_is_wrong_with_an_answer_has_a_name(says: bytes, reason: str)
         assert len(server.heard) == 1, "a request must not be repeated"
 
 
+PLAINTEXT_ALERT = bytes.fromhex("15 0303 0002 0100")  # close_notify, as anybody can write it
+GARBAGE = bytes.fromhex("17 0303 0014") + bytes(20)
+
+
+@pytest.mark.parametrize("injected", [b"", PLAINTEXT_ALERT, GARBAGE], ids=["end", "alert", "garbage"])
 @pytest.mark.req("TL-07", "AT-10")
-async def test_an_answer_without_a_length_must_end_with_a_goodbye() -> None:
+async def test_an_answer_without_a_length_must_end_with_a_goodbye(injected: bytes) -> None:
     async def cut(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         writer.write(b"HTTP/1.1 200 OK\r\n\r\nhalf of it")
         await writer.drain()
         # What somebody on the path can do: end TCP, but not TLS.
-        writer.get_extra_info("socket").shutdown(socket.SHUT_WR)
-        await reader.read()
+        connection = socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno()))
+        with connection:
+            connection.sendall(injected)
+            connection.shutdown(socket.SHUT_WR)
+        with suppress(OSError):
+            await reader.read()
         writer.close()
 
     server = await asyncio.start_server(cut, "127.0.0.1", 0, ssl=tls.server_context(PLANT.registrar))
     async with server, client() as http:
         url = f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}"
         assert await failure(http.request("GET", url)) == "response-incomplete"
+
+
+async def test_a_host_that_is_no_name_is_not_reached() -> None:
+    async with client() as http:
+        for host in ("a" * 64 + ".example", "a..example"):
+            assert await failure(http.request("GET", f"https://{host}/")) in {"peer-unreachable", "peer-name-not-found"}
 
 
 async def test_an_answer_that_does_not_come_is_given_up() -> None:

@@ -1,6 +1,9 @@
 """TLS on a TCP transport: handshake, data both ways, flow control, and every way to end."""
 
 import asyncio
+import ctypes
+import ctypes.util
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -225,6 +228,34 @@ async def test_the_last_word_of_a_handshake_travels_with_the_first_that_is_said(
         assert bytes(servers[0].received) == b"hello"
         wire.close()
         await servers[0].lost
+
+
+def update_keys(port: int, count: int) -> int:
+    """A client on the system's libssl that only asks for new keys; how often it could."""
+    name = ctypes.util.find_library("ssl")
+    if name is None:
+        pytest.skip("no libssl: install the Debian package libssl3")
+    library, pointer = ctypes.CDLL(name), ctypes.c_void_p
+    for function in (library.TLS_client_method, library.SSL_CTX_new, library.SSL_new):
+        function.restype = pointer
+    context = pointer(library.SSL_CTX_new(pointer(library.TLS_client_method())))
+    connection = pointer(library.SSL_new(context))
+    with socket.create_connection(("127.0.0.1", port)) as raw:
+        library.SSL_set_fd(connection, raw.fileno())
+        assert library.SSL_connect(connection) == 1
+        for done in range(count):
+            if library.SSL_key_update(connection, 0) != 1 or library.SSL_do_handshake(connection) != 1:
+                return done
+    return count
+
+
+@pytest.mark.req("AT-10")
+async def test_a_peer_that_only_asks_for_new_keys_is_put_out() -> None:
+    async with serving() as (port, servers):
+        assert await asyncio.to_thread(update_keys, port, 100) == 100, "now and then that is what TLS wants"
+        assert await asyncio.to_thread(update_keys, port, 1_000_000) < 1_000_000
+        await asyncio.wait_for(servers[1].lost, SECONDS)
+        assert not servers[1].received
 
 
 async def test_bytes_that_are_no_record_end_the_connection() -> None:
