@@ -28,11 +28,15 @@ from brski_registrar.delegates import Delegates
 from brski_registrar.identity import Pledge
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy_store import Policy
+from brski_registrar.quotas import Quota
 from brski_registrar.recent import Recent
 from brski_registrar.records import Change, Device, Note
 from brski_registrar.service import RegistrarService, address_of, report_notes
 
 LOG_RETRY_SECONDS: Final = 10.0
+# What a device may have certified in a row, and how soon again: a good one asks once, and after a failure once more.
+CERTIFICATES_AT_ONCE: Final = 8
+CERTIFICATE_SECONDS: Final = 300.0
 DEFAULT_LABEL: Final = ""
 _SHUT: Final = frozenset({State.BLOCKED, State.DENIED})
 
@@ -73,6 +77,7 @@ class EstService:
         self._registrar, self._authorities = registrar, authorities
         self._delegates = delegates or Delegates()
         self._store = registrar.store
+        self._certificates = Quota(CERTIFICATES_AT_ONCE, CERTIFICATE_SECONDS)
         self._asked: Recent[tuple[str, int], CsrAttributes] = Recent(time.monotonic)
 
     @property
@@ -224,9 +229,15 @@ class EstService:
     async def _issue(
         self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile
     ) -> x509.Certificate:
-        """Have a request certified. What a CA elsewhere has against it is written down; of waiting, the beginning."""
+        """Have a request certified. What a CA elsewhere has against it is written down; of waiting, the beginning.
+
+        Each certificate costs the CA a signature, and a record that is kept for good: NotYet for too many.
+        """
+        holder, now = at.device.fingerprint, self._registrar.clock().timestamp()
+        if wait := self._certificates.wait(holder, now):
+            raise NotYet("too-many-certificates", f"more than {CERTIFICATES_AT_ONCE} of this device at once", wait)
         try:
-            return await at.authority.issue(csr, profile)
+            certificate = await at.authority.issue(csr, profile)
         except NotYet as error:
             if at.device.csr_sha256 != at.csr_hash:
                 note = Note(f"{at.work}-held", error.reason, error.detail)
@@ -235,6 +246,8 @@ class EstService:
         except (Refused, PeerFailed) as error:
             await self._note(at.device, Note(f"{at.work}-refused", error.reason, error.detail), at.peer)
             raise
+        self._certificates.take(holder, now)
+        return certificate
 
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
         """The pledge and its device, EST being open for it; reads the audit log first if nobody has yet."""
@@ -310,6 +323,8 @@ class EstService:
         await self._store.certificate(device, certificate, change, renews=renews)
 
     async def _note(self, device: Device, note: Note, peer: Peer | None, csr_sha256: str | None = None) -> None:
+        if not self._registrar.may_note(device):
+            return
         change = Change(
             events=(),
             notes=(note,),
@@ -322,7 +337,10 @@ class EstService:
 
     async def _report(self, device: Device, event: Event | None, notes: tuple[Note, ...], peer: Peer | None) -> None:
         """Write a report down, and let it count if it is in order."""
-        counts = event is not None and (device.state, event) in lifecycle.TABLE
+        after = None if event is None else lifecycle.TABLE.get((device.state, event))
+        counts = after is not None
+        if after in {None, device.state} and not self._registrar.may_note(device):
+            return
         change = Change(
             events=(event,) if event is not None and counts else (),
             notes=notes if counts or event is None else (*notes, Note("enroll-status", "out-of-order", device.state)),

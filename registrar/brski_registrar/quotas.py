@@ -15,8 +15,7 @@ class Quota:
 
     def take(self, device: str, now: float) -> float:
         """Take one; returns 0, or after how many seconds there will be one to take."""
-        # A clock that was set back shall shut nobody out for longer than an empty bucket does.
-        full_at = min(max(self._full_at.get(device, now), now), now + self._whole) + self._refill
+        full_at = self._after(device, now)
         wait = full_at - now - self._whole
         if wait > 0:
             return wait
@@ -25,3 +24,12 @@ class Quota:
         if len(self._full_at) > MAX_REMEMBERED:
             self._full_at.popitem(last=False)
         return 0.0
+
+    def wait(self, device: str, now: float) -> float:
+        """What `take` would return; takes nothing."""
+        return max(0.0, self._after(device, now) - now - self._whole)
+
+    def _after(self, device: str, now: float) -> float:
+        """When all would be there again if one were taken."""
+        # A clock that was set back shall shut nobody out for longer than an empty bucket does.
+        return min(max(self._full_at.get(device, now), now), now + self._whole) + self._refill

@@ -45,8 +45,8 @@ WATCH_SECONDS: Final = 15.0
 # What a device may cost in a row, and how soon again: a good one asks once, and where a MASA is late every 10 s.
 QUESTIONS_AT_ONCE: Final = 8  # voucher requests that a MASA, or a voucher that was fetched before, answers
 QUESTION_SECONDS: Final = 10.0
-REFUSALS_AT_ONCE: Final = 20  # lines in the journal
-REFUSAL_SECONDS: Final = 60.0
+LINES_AT_ONCE: Final = 20  # in the journal, of what changes nothing: refusals, and reports that come again
+LINE_SECONDS: Final = 60.0
 
 # Faults of a MASA that may be gone in a minute.
 _PASSING: Final = frozenset({"peer-unreachable", "peer-timeout", "peer-name-not-found", "peer-disconnected"})
@@ -102,7 +102,7 @@ class RegistrarService:
         self._judge = Judge(masa, store, policies.store, credential)
         self._flights = Flights()
         self._questions = Quota(QUESTIONS_AT_ONCE, QUESTION_SECONDS)
-        self._refusals = Quota(REFUSALS_AT_ONCE, REFUSAL_SECONDS)
+        self._lines = Quota(LINES_AT_ONCE, LINE_SECONDS)
 
     async def close(self) -> None:
         """Let go of MASAs; store and database belong to the caller."""
@@ -153,7 +153,7 @@ class RegistrarService:
         device, now = await self.store.device(attempt.pledge), self.clock()
         if device is None or error.reason == knocking.NOT_LISTED:  # else `device list` shows it
             await self.knocking.heard(knocking.of_pledge(attempt.pledge, error, attempt.address, now))
-        if not self._refusals.take(attempt.pledge.fingerprint, now.timestamp()):
+        if not self._lines.take(attempt.pledge.fingerprint, now.timestamp()):
             note = Note("voucher-refused", error.reason, error.detail)
             await self.store.note(attempt.pledge, device, note, attempt.address, now)
 
@@ -182,7 +182,7 @@ class RegistrarService:
             admit(attempt.pledge.manufacturer, admission)
         except NotYet as error:
             is_new = before is None or before.state is not State.HELD  # written once, not each time it asks again
-            if is_new and not self._refusals.take(attempt.pledge.fingerprint, attempt.now.timestamp()):
+            if is_new and not self._lines.take(attempt.pledge.fingerprint, attempt.now.timestamp()):
                 note = Note("voucher-held", error.reason, error.detail)
                 await self.store.request(attempt.pledge, attempt.asked(), attempt.change((Event.HOLD,), note))
             raise
@@ -294,7 +294,10 @@ class RegistrarService:
             raise Refused("client-certificate-changed", "another certificate than that of the voucher request")
         notes = report_notes("voucher-status", report)
         event = Event.IMPRINT if report.status else Event.FAIL
-        if (device.state, event) not in lifecycle.TABLE:
+        after = lifecycle.TABLE.get((device.state, event))
+        if after in {None, device.state} and not self.may_note(device):
+            return
+        if after is None:
             await self._out_of_order(device, notes, address_of(peer))
         elif report.status and device.state in LOG_PENDING:
             await self.settle(policy, device, (event,), notes, address_of(peer))
@@ -311,6 +314,10 @@ class RegistrarService:
             log.warning("the audit log of %s speaks against it: %s", device.serial_number, verdict.reason)
         events = events if verdict.event is None else (*events, verdict.event)
         return await self._advance(device, events, (*notes, *verdict.notes), verdict.reason, address)
+
+    def may_note(self, device: Device) -> bool:
+        """Whether a line that changes nothing may be written about a device: it stays for good."""
+        return not self._lines.take(device.fingerprint, self.clock().timestamp())
 
     async def recheck(self, device: Device) -> Device:
         """Read a device's audit log again, at any time (RFC 8995, 5.8): what speaks against the device counts."""

@@ -4,10 +4,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from brski_registrar.est_service import CERTIFICATE_SECONDS, CERTIFICATES_AT_ONCE
+from brski_registrar.lifecycle import State
 from brski_registrar.quotas import MAX_REMEMBERED, Quota
-from brski_registrar.service import QUESTION_SECONDS, QUESTIONS_AT_ONCE, REFUSALS_AT_ONCE
+from brski_registrar.service import LINES_AT_ONCE, QUESTION_SECONDS, QUESTIONS_AT_ONCE
 from tests.support.plant import Plant, reason_of
-from tests.support.world import fresh
+from tests.support.world import fresh, key_for
 
 
 def test_a_burst_then_one_at_a_time() -> None:
@@ -69,6 +71,29 @@ async def test_the_same_request_again_costs_nothing(plant: Plant) -> None:
 @pytest.mark.req("AT-15")
 async def test_a_device_that_is_refused_cannot_fill_the_journal(plant: Plant) -> None:
     async with plant.connect(plant.maker.idevid(serial := fresh())) as line:
-        for _ in range(REFUSALS_AT_ONCE + 5):
+        for _ in range(LINES_AT_ONCE + 5):
             assert reason_of(await line.request_voucher()) == "device-not-allowed"
-    assert len(await plant.told(serial)) == REFUSALS_AT_ONCE
+    assert len(await plant.told(serial)) == LINES_AT_ONCE
+
+
+@pytest.mark.req("AT-15")
+async def test_a_device_that_repeats_its_reports_cannot_fill_the_journal(plant: Plant) -> None:
+    async with plant.vouched() as line:
+        before = len(await plant.told(line.serial))
+        for _ in range(LINES_AT_ONCE + 5):
+            await line.status(success=True)
+        assert len(await plant.told(line.serial)) <= before + 2 * LINES_AT_ONCE
+        await line.status(success=False)
+        assert (await plant.device(line.serial)).state is State.FAILED, "what changes something always counts"
+
+
+@pytest.mark.req("AT-15")
+async def test_a_device_has_so_many_certificates_and_no_more(plant: Plant) -> None:
+    async with plant.vouched() as line:
+        for number in range(CERTIFICATES_AT_ONCE):
+            assert (await line.enroll(await line.csr(key_for(f"key {number}")))).status == 200
+        last = await line.csr(key_for("one key more"))
+        response = await line.enroll(last)
+        assert (response.status, response.headers["Retry-After"]) == (202, f"{CERTIFICATE_SECONDS:g}")
+        plant.clock.advance(CERTIFICATE_SECONDS)
+        assert (await line.enroll(last)).status == 200
