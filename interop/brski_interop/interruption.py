@@ -6,7 +6,7 @@ The laws of this file:
    may be swallowed by a callback, or come out as an ImportError.
 2. Where there is something to clean up, `orderly` makes it an exit that passes through every `finally`. While an event
    loop runs, it is the loop that hears the signal (`processes.until_told_to_stop`).
-3. Nothing but the standard library is imported here, and little of that.
+3. Little of the standard library is imported here and nothing else: what happens before is for Python to tell.
 """
 
 import os
@@ -14,8 +14,6 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
 
 LINE = b"brski: interrupted\n"
 OBJECT = b'{"error": "interrupted"}\n'
@@ -36,12 +34,12 @@ def orderly() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _end(_number: int, _frame: FrameType | None) -> NoReturn:
+def _end(_number: int, _frame: object) -> None:
     _tell()
     os._exit(1)
 
 
-def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+def _leave(_number: int, _frame: object) -> None:
     _tell()
     raise SystemExit(1)
 
