@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 ROOMS := common pledge registrar masa interop
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 EDITABLE := $(foreach room,$(ROOMS),--editable ./$(room))
+SAY_INSTALLING = echo "Installing into $(VENV); the first time this takes a minute …" >&2
 
 .PHONY: demo test sync fix bench fuzz docs lint types contracts unit clean
 
 demo: $(VENV)/.runtime
-	$(BIN)/brski demo
+	@$(BIN)/brski demo
 
 test: lint types contracts unit
 	$(BIN)/python -m tests.support.conformance --summary
@@ -40,7 +41,7 @@ fix: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.runtime
-	$(BIN)/brski bench
+	@$(BIN)/brski bench
 
 docs: $(VENV)/.dev
 	$(BIN)/python -m tests.support.conformance docs/conformance.md
@@ -50,16 +51,18 @@ clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 
 $(VENV)/bin/python:
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The suite needs Python 3.11 or newer: make PYTHON=python3.11 …")'
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "The suite needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	@$(PYTHON) -m venv $(VENV)
 
 # The tools of `make test` hold everything the demo needs, so one stamp satisfies the other.
 $(VENV)/.runtime: requirements/runtime.lock $(ROOMS:%=%/pyproject.toml) | $(VENV)/bin/python
+	@$(SAY_INSTALLING)
 	@test -f $(VENV)/.dev || $(PIP) install --quiet --require-hashes --requirement requirements/runtime.lock
 	@$(PIP) install --quiet --no-build-isolation --no-deps $(EDITABLE)
 	@touch $@
 
 $(VENV)/.dev: requirements/dev.lock $(ROOMS:%=%/pyproject.toml) | $(VENV)/bin/python
+	@$(SAY_INSTALLING)
 	@$(PIP) install --quiet --require-hashes --requirement requirements/dev.lock
 	@$(PIP) install --quiet --no-build-isolation --no-deps $(EDITABLE)
 	@touch $@

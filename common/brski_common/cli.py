@@ -62,6 +62,19 @@ def application(purpose: str) -> typer.Typer:
     )
 
 
+def version_option(distribution: str) -> Any:  # noqa: ANN401 -- so typer declares its options
+    """The option --version of a program: its name and the version of what was installed, then exit 0."""
+
+    def tell(ctx: typer.Context, wanted: bool) -> None:
+        if wanted:
+            from importlib import metadata  # noqa: PLC0415 -- nothing else asks for it
+
+            show(f"{ctx.find_root().info_name} {metadata.version(distribution)}")
+            raise typer.Exit
+
+    return typer.Option("--version", help="Show the version, and exit.", callback=tell, is_eager=True)
+
+
 def _remember_json(ctx: typer.Context, value: bool) -> bool:
     ctx.meta[_JSON_WANTED] = value
     return value

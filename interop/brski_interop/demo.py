@@ -53,12 +53,15 @@ async def start_services(
     crew: Crew, stage: Stage, good: int, view: View, *, others: bool = False
 ) -> tuple[Services, tuple[Device, ...]]:
     """Found everything, start what serves, make the devices; raises PeerFailed, Misconfigured."""
+    view.doing("makes keys, certificates and settings of a maker and a plant")
     await stage.found(interfaces=(HOST,))
+    view.doing("starts MASA, registrar and join proxy")
     name = f"{PLANT} {secrets.token_hex(4)}"
     # None of them needs another one to start; at the same time they are there seconds earlier.
     masa, registrar, proxy = await together(
         (_start_masa(crew, stage, view), _start_registrar(crew, stage, view, name), _start_proxy(crew, view, name))
     )
+    view.doing("makes the devices")
     devices = await stage.make_devices(masa, good, others=others)
     for device in devices:
         write_pledge_settings(stage, device)

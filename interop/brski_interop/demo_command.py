@@ -1,6 +1,5 @@
 """`brski demo` and `brski demo --serve`: the folder, the signals, what is printed and the exit code."""
 
-import asyncio
 import fcntl
 import json
 import shutil
@@ -14,9 +13,9 @@ from typing import Any, Final
 from rich.console import Console
 
 from brski_common.errors import Misconfigured
-from brski_interop import demo, demo_view
+from brski_interop import demo, demo_view, interruption
 from brski_interop.demo_report import Journey, Report
-from brski_interop.processes import Crew, until_told_to_stop
+from brski_interop.processes import Crew, run_until_told
 from brski_interop.staging import Stage
 
 MARK: Final = ".brski-demo"  # says that what else is in a folder was made by a demo, and may be made anew
@@ -27,11 +26,10 @@ INTERRUPTED: Final = "interrupted before every pledge was operational"
 def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
     """`brski demo`; returns the exit code, raises BrskiError."""
     console = Console(stderr=as_json, highlight=False)
-    with _stage_folder(folder) as place:
-        report = asyncio.run(until_told_to_stop(_demo(place, pledges, console)))
+    with interruption.orderly(), _stage_folder(folder) as place:
+        report = run_until_told(_demo(place, pledges, console))
         if report is None:
-            sys.stderr.write(f"brski: {INTERRUPTED}\n")
-            return 1
+            return _interrupted(as_json)
         if as_json:
             sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         else:
@@ -44,9 +42,16 @@ def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
 
 def serve(folder: Path, pledges: int) -> int:
     """`brski demo --serve`: until SIGTERM or SIGINT, then 0; raises BrskiError."""
-    with _stage_folder(folder) as place:
-        asyncio.run(until_told_to_stop(_serve(place, pledges)))
+    with interruption.orderly(), _stage_folder(folder) as place:
+        run_until_told(_serve(place, pledges))
     return 0
+
+
+def _interrupted(as_json: bool) -> int:
+    sys.stderr.write(f"brski: {INTERRUPTED}\n")
+    if as_json:
+        sys.stdout.write(json.dumps({"error": INTERRUPTED}) + "\n")
+    return 1
 
 
 async def _demo(folder: Path, pledges: int, console: Console) -> Report:

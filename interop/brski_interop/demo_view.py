@@ -34,6 +34,9 @@ _MARKS: Final[Mapping[str, tuple[str, str]]] = {
 class View(AbstractContextManager["View"], Protocol):
     """What a demo tells while it runs."""
 
+    def doing(self, what: str) -> None:
+        """Tell what is being done until something else is told."""
+
     def service(self, name: str, detail: str) -> None:
         """Tell that a service listens."""
 
@@ -64,6 +67,10 @@ class PlainView:
     ) -> None:
         return None
 
+    def doing(self, what: str) -> None:
+        """Print a line."""
+        self._print("demo", what, "")
+
     def service(self, name: str, detail: str) -> None:
         """Print a line."""
         self._print(name, "listens", detail)
@@ -92,6 +99,7 @@ class LiveView:
     def __init__(self, console: Console, journeys: Sequence[Journey]) -> None:
         self._journeys = journeys
         self._services: dict[str, str] = {}
+        self._doing = ""
         self._spinner = Spinner("dots", style="cyan")
         self._live = Live(
             console=console, get_renderable=self._render, refresh_per_second=REFRESH_PER_SECOND, transient=True
@@ -105,6 +113,10 @@ class LiveView:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._live.__exit__(kind, error, trace)
+
+    def doing(self, what: str) -> None:
+        """Remember it for the next refresh."""
+        self._doing = what
 
     def service(self, name: str, detail: str) -> None:
         """Remember it for the next refresh."""
@@ -120,6 +132,8 @@ class LiveView:
         table = Table.grid(padding=(0, 2))
         for name, detail in self._services.items():
             table.add_row(Text("●", style="green"), Text(name, style="bold"), Text(detail, style="dim"), Text())
+        if self._doing and not self._journeys:
+            table.add_row(self._spinner, Text("demo", style="bold"), Text(f"{self._doing} …", style="dim"), Text())
         table.add_row()
         for journey in self._journeys:
             table.add_row(self._mark(journey), Text(journey.serial, style="bold"), _strip(journey), _now(journey))

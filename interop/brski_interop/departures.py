@@ -8,13 +8,15 @@ import base64
 import binascii
 from collections.abc import Iterator
 from contextlib import suppress
+from datetime import datetime
 
 from cryptography import x509
 
 from brski_common import certificates, cms
-from brski_common.artifact import Unverified
+from brski_common.artifact import CLOCK_SKEW, Unverified
 from brski_common.auditlog import AuditLog
 from brski_common.certificates import ID_KP_CLIENT_AUTH, ID_KP_CMC_RA, ID_KP_SERVER_AUTH, ID_PE_MASA_URL
+from brski_common.encoding import encode_time
 from brski_common.errors import BrskiError, Misconfigured, UnsupportedFormat, Untrusted
 from brski_common.issuing import NO_EXPIRY
 from brski_common.published_keys import refuse_published_key
@@ -58,6 +60,16 @@ def of_voucher(claimed: VoucherData, prior: VoucherData | None) -> Iterator[str]
         yield from _of_rvr(claimed, prior)
     elif isinstance(claimed, VoucherRequest):
         yield from _of_pvr(claimed)
+
+
+def of_dates(claimed: VoucherData, now: datetime) -> Iterator[str]:
+    """What a device with a trusted clock would refuse a voucher for at `now`; a request has no such dates."""
+    if not isinstance(claimed, Voucher):
+        return
+    if claimed.expires_on is not None and now > claimed.expires_on:
+        yield f"PV-06 the voucher expired: expires-on is {encode_time(claimed.expires_on)}"
+    if claimed.created_on is not None and claimed.created_on > now + CLOCK_SKEW:
+        yield f"ST-06 the voucher is from the future: created-on is {encode_time(claimed.created_on)}"
 
 
 def of_auditlog(log: AuditLog) -> Iterator[str]:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -23,6 +24,7 @@ MAX_FINGERPRINT = 16  # hex digits, likewise
 
 # The members that are base64: of vouchers and their requests, and of join proxy messages.
 _BINARIES = {leaf.yang for leaf in LEAVES if leaf.kind in {Kind.BINARY, Kind.BINARY_LIST}} | {"header", "content"}
+_DOMAIN_IDS = {"domain-id", "domainID"}
 
 _TITLES = {
     "voucher": "Voucher",
@@ -43,15 +45,26 @@ def show(report: Report, console: Console) -> None:
 
 
 def _panel(report: Report) -> Panel:
-    parts: list[RenderableType] = [_verdict(report), Text(), _members(report.content)]
+    parts: list[RenderableType] = [_verdict(report), *(Text(f"▸ {note}") for note in report.notes)]
+    parts.extend((Text(), _members(report.content)))
     parts.extend(Text(f"✗ {failure}", style="red") for failure in report.failures)
     if report.findings:
         parts.append(Text())
         parts.extend(Text(f"• {finding}", style="yellow") for finding in report.findings)
     if report.prior is not None:
         parts.extend((Text(), _panel(report.prior)))
-    title = f"{_TITLES.get(report.kind, report.kind)} · {report.format.upper()}"
+    title = f"{_TITLES.get(report.kind, report.kind)} · {_form(report)}"
     return Panel(Group(*parts), title=title, title_align="left", border_style=_border(report))
+
+
+def _form(report: Report) -> str:
+    """The format and the text around it: `DER`, `PEM` (which is DER as text), `CMS in base64`."""
+    form = report.format.upper()
+    if report.armour is None:
+        return form
+    if report.armour == "pem":
+        return "PEM" if form == "DER" else f"{form} in PEM"
+    return f"{form} in {report.armour}"
 
 
 def _border(report: Report) -> str:
@@ -86,6 +99,14 @@ def _flatten(content: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tup
                 yield from _flatten(inner, f"{prefix}{key}[{index}].")
         else:
             yield f"{prefix}{key}", _binary(key, value) if key in _BINARIES else _short(value)
+            if key in _DOMAIN_IDS:
+                yield from _hex(f"{prefix}{key}", str(value))
+
+
+def _hex(key: str, text: str) -> Iterator[tuple[str, str]]:
+    """A domainID once more, as `brski-masa auditlog show` has it."""
+    with suppress(ValueError):
+        yield f"{key} (hex)", base64.b64decode(text, validate=True).hex()
 
 
 def _binary(key: str, value: JsonValue) -> str:

@@ -3,12 +3,11 @@
 `inspect` is pure: bytes, anchors and a time go in, a `Report` comes out. The bytes may be DER or BER,
 PEM, base64 or hex text, JSON or CBOR; nothing about the file's name is used. What departs from the
 standards without being invalid is listed by `departures`, one line each with its requirement id.
+
+Trust is judged where there are anchors, at the given time: that of certificates and that of a voucher.
 """
 
-import base64
-import binascii
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,15 +21,16 @@ from brski_common.certificates import PYCA_ERRORS, is_self_issued, load_certific
 from brski_common.errors import BrskiError, Malformed, UnsupportedFormat, Untrusted
 from brski_common.paths import Anchors, build_path
 from brski_common.strictjson import JsonValue
+from brski_common.telemetry import printable
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 from brski_interop import departures, terms
+from brski_interop.armour import unwrap
 
 MAX_FILE_BYTES = 1024 * 1024
 MAX_PRIOR_DEPTH = 4  # a request in a request in a request
 
-# Base64 has no hyphen, so that a BEGIN without an END costs no search to the end of the file.
-_PEM = re.compile(rb"-----BEGIN ([A-Z0-9 #]{1,64})-----([^-]*)-----END \1-----")
-_HEX = re.compile(rb"[0-9A-Fa-f\s]+")
+MAX_NAMED = 8  # of the certificates that follow in a file
+
 _ENVELOPE_NAMES = {Format.CMS: "cms", Format.JWS: "jws", Format.COSE: "cose"}
 
 
@@ -48,6 +48,8 @@ class Report:
     findings: tuple[str, ...] = ()
     certificates: tuple[x509.Certificate, ...] = field(default=(), repr=False)
     failures: tuple[str, ...] = ()
+    armour: str | None = None  # the text around the bytes
+    notes: tuple[str, ...] = ()  # what else there is in the file
 
     @property
     def acceptable(self) -> bool:
@@ -66,53 +68,42 @@ class Report:
             "trust": self.trust,
             "findings": list(self.findings),
         }
+        members |= {"notes": list(self.notes)} if self.notes else {}
         return members | ({} if self.prior is None else {"prior": self.prior.as_json()})
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What the reader knows: the anchors to check against (none: nothing is trusted or distrusted) and the time."""
+    """What the reader knows: the anchors to check against (none: nothing is trusted or distrusted) and the time.
+
+    `pool` holds certificates that are not trusted, but may stand between the artefact's own and an anchor.
+    """
 
     anchors: Anchors
     now: datetime
+    pool: tuple[x509.Certificate, ...] = ()
 
 
 def inspect(data: bytes, check: Check) -> Report:
     """Read any artefact; raises Malformed if it is none."""
     if len(data) > MAX_FILE_BYTES:
         raise Malformed("file-too-large", f"{len(data)} bytes, at most {MAX_FILE_BYTES}")
-    binary, armour = _unwrap(data)
-    report = _inspect_binary(binary, check, depth=0)
-    if armour == "base64" and report.kind in {"voucher", "voucher-request"} and report.format != "jws":
+    found = unwrap(data)
+    report = _inspect_binary(found.data, replace(check, pool=found.company), depth=0)
+    report = replace(report, armour=found.armour, notes=(*found.notes, *_more(found.company)))
+    if found.armour == "base64" and report.kind in {"voucher", "voucher-request"} and report.format != "jws":
         note = "VR-01 the body is base64 text; on the wire a voucher is binary"
         report = replace(report, findings=(*report.findings, note))
     return report
 
 
-def _unwrap(data: bytes) -> tuple[bytes, str | None]:
-    """Take off PEM, hex or base64; say which."""
-    text = data.strip()
-    if b"PRIVATE KEY-----" in text:
-        raise Malformed("private-key", "this is a private key: nothing of it is shown")
-    block = _PEM.search(text)
-    if block is not None:
-        return _base64(block[2]), "pem"
-    if not text or text[:1] == b"{":
-        return text, None
-    if _HEX.fullmatch(text):
-        with suppress(ValueError):
-            return bytes.fromhex(text.decode()), "hex"
-    if text.isascii():
-        with suppress(Malformed):
-            return _base64(text), "base64"
-    return data, None
-
-
-def _base64(text: bytes) -> bytes:
-    try:
-        return base64.b64decode(b"".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise Malformed("base64-malformed", str(error)) from error
+def _more(certificates: Sequence[x509.Certificate]) -> Iterator[str]:
+    if not certificates:
+        return
+    count = "1 more certificate follows" if len(certificates) == 1 else f"{len(certificates)} more certificates follow"
+    names = [terms.name(certificate.subject) for certificate in certificates[:MAX_NAMED]]
+    rest = ["…"] if len(certificates) > MAX_NAMED else []
+    yield f"{count} in this file, and may serve to reach an anchor: {'; '.join(names + rest)}"
 
 
 def _inspect_binary(data: bytes, check: Check, depth: int) -> Report:
@@ -147,7 +138,21 @@ def _inspect_json(data: bytes, check: Check, depth: int) -> Report:
         return _signed(data, Format.JWS, check, depth)
     if "events" in document:
         return _auditlog(data)
-    return _unsigned(encoding.read_json(data), "json", _members(data))
+    try:
+        claimed = encoding.read_json(data)
+    except BrskiError as error:
+        if len(document) != 1 or error.reason == "voucher-kind-unknown":
+            raise Malformed("artefact-unknown", _foreign(document)) from error
+        raise
+    return _unsigned(claimed, "json", _members(data), check)
+
+
+def _foreign(document: Mapping[str, JsonValue]) -> str:
+    """Words for JSON that is none of ours."""
+    if document.keys() >= {"serial-number", "idevid-issuer", "certificate", "chain"}:
+        return "this is the manifest that `brski-masa idevid` writes, no artefact; inspect the chain.pem beside it"
+    named = ", ".join(printable(member, 40) for member in list(document)[:MAX_NAMED])
+    return f"this JSON ({named or 'empty'}) is no voucher, no request for one, no JWS and no audit log"
 
 
 def _signed(data: bytes, artifact_format: Format, check: Check, depth: int) -> Report:
@@ -163,7 +168,7 @@ def _signed(data: bytes, artifact_format: Format, check: Check, depth: int) -> R
         certificates=parsed.certificates,
         findings=(*departures.of_envelope(parsed), *departures.of_voucher(claimed, _prior_value(claimed))),
     )
-    return _with_trust(_with_signature(report, parsed, check), parsed, check)
+    return _with_dates(_with_trust(_with_signature(report, parsed, check), parsed, check), claimed, check)
 
 
 def _with_signature(report: Report, parsed: artifact.Unverified[VoucherData], check: Check) -> Report:
@@ -226,9 +231,20 @@ def _verify_path(parsed: artifact.Unverified[VoucherData], check: Check) -> None
         parsed.verify(check.anchors, check.now)
 
 
-def _unsigned(claimed: VoucherData, form: str, members: dict[str, JsonValue]) -> Report:
+def _with_dates(report: Report, claimed: VoucherData, check: Check) -> Report:
+    """A voucher's own dates: a finding, and where trust is asked for the end of it, as for a certificate's dates."""
+    bad = tuple(departures.of_dates(claimed, check.now))
+    report = replace(report, findings=(*report.findings, *bad))
+    if not bad or report.trust != "trusted":
+        return report
+    failure = f"voucher-out-of-date: its signer is trusted, but it does not count at {encoding.encode_time(check.now)}"
+    return replace(report, trust="untrusted", failures=(*report.failures, failure))
+
+
+def _unsigned(claimed: VoucherData, form: str, members: dict[str, JsonValue], check: Check) -> Report:
     findings = departures.of_voucher(claimed, _prior_value(claimed))
-    return Report(kind=_kind(claimed), format=form, content=members, findings=tuple(findings))
+    report = Report(kind=_kind(claimed), format=form, content=members, findings=tuple(findings))
+    return _with_dates(report, claimed, check)
 
 
 def _prior(claimed: VoucherData, check: Check, depth: int) -> Report | None:
@@ -297,12 +313,12 @@ def _certificate(data: bytes, check: Check, depth: int) -> Report:
         content=terms.of_certificate(certificate),
         signature="unchecked",
         signer=terms.name(certificate.issuer),
-        certificates=(certificate,),
+        certificates=(certificate, *check.pool),
         findings=tuple(departures.of_certificate(certificate)),
     )
     if is_self_issued(certificate):
         report = _judge_self_signature(report, certificate)
-    return _judge_path(report, certificate, (), check)
+    return _judge_path(report, certificate, check.pool, check)
 
 
 def _judge_self_signature(report: Report, certificate: x509.Certificate) -> Report:
@@ -362,9 +378,9 @@ def _jpy(data: bytes, check: Check, depth: int) -> Report:
 
 
 def _plain_cbor(data: bytes, check: Check, depth: int) -> Report:
-    del check, depth
+    del depth
     claimed = encoding.read_cbor(data)
-    return _unsigned(claimed, "cbor", encoding.json_members(claimed))
+    return _unsigned(claimed, "cbor", encoding.json_members(claimed), check)
 
 
 _DER_READERS: tuple[tuple[str, Reader], ...] = (

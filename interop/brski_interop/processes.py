@@ -22,6 +22,7 @@ from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 from brski_common.errors import PeerFailed
+from brski_interop import interruption
 
 START_SECONDS = 30.0  # how long a service may take until it listens, on a slow and busy machine
 GRACE_SECONDS = 5.0  # between SIGTERM and SIGKILL
@@ -190,6 +191,12 @@ async def until_told_to_stop(work: Coroutine[object, object, Result]) -> Result 
     with suppress(asyncio.CancelledError):
         return await task
     return None
+
+
+def run_until_told(work: Coroutine[object, object, Result]) -> Result | None:
+    """The same with a loop of its own, which leaves Ctrl-C as it was (asyncio would leave KeyboardInterrupt)."""
+    with interruption.orderly():
+        return asyncio.run(until_told_to_stop(work))
 
 
 def python_command(module: str, *arguments: str) -> list[str]:

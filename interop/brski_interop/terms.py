@@ -29,15 +29,16 @@ from brski_common.strictjson import JsonValue
 Content = dict[str, JsonValue]
 
 _USAGES = {ID_KP_CMC_RA: "id-kp-cmcRA", ID_KP_SERVER_AUTH: "serverAuth", ID_KP_CLIENT_AUTH: "clientAuth"}
-_KEY_USAGES = (
-    "digital_signature",
-    "content_commitment",
-    "key_encipherment",
-    "data_encipherment",
-    "key_agreement",
-    "key_cert_sign",
-    "crl_sign",
-)
+# pyca's names and those of RFC 5280, 4.2.1.3. The last two of the standard mean something with keyAgreement only.
+_KEY_USAGES = {
+    "digital_signature": "digitalSignature",
+    "content_commitment": "nonRepudiation",
+    "key_encipherment": "keyEncipherment",
+    "data_encipherment": "dataEncipherment",
+    "key_agreement": "keyAgreement",
+    "key_cert_sign": "keyCertSign",
+    "crl_sign": "cRLSign",
+}
 _CURVES = {"secp256r1": "P-256", "secp384r1": "P-384", "secp521r1": "P-521"}
 _ATTRIBUTES = {
     "1.2.840.113549.1.9.7": "challengePassword",
@@ -166,7 +167,7 @@ def _extensions(extensions: x509.Extensions) -> Content:
     for extension in extensions:
         value = extension.value
         if isinstance(value, x509.KeyUsage):
-            content["key-usage"] = [usage for usage in _KEY_USAGES if getattr(value, usage)]
+            content["key-usage"] = [written for usage, written in _KEY_USAGES.items() if getattr(value, usage)]
         elif isinstance(value, x509.ExtendedKeyUsage):
             content["extended-key-usage"] = [_USAGES.get(oid, oid.dotted_string) for oid in value]
         elif isinstance(value, x509.SubjectAlternativeName):

@@ -23,7 +23,7 @@ from brski_common.errors import BrskiError, Malformed
 from brski_common.paths import Anchors
 from brski_common.signatures import Scheme
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
-from brski_interop.__main__ import app
+from brski_interop.commands import app
 from brski_interop.inspect_view import show
 from brski_interop.inspection import Check, Report, inspect
 from tests.support.vectors import vector, vector_path

@@ -124,7 +124,7 @@ def _grammar(program: str, path: tuple[str, ...]) -> tuple[set[str], set[str]]:
 def _typer_command(program: str) -> Any:  # noqa: ANN401 -- typer hides the types of its copy of click
     from typer.main import get_command
 
-    from brski_interop.__main__ import app as interop
+    from brski_interop.commands import app as interop
     from brski_masa.commands import app as masa
     from brski_registrar.commands.application import app as registrar
 
