@@ -220,8 +220,25 @@ def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp
     head = tool.ask("auditlog", "verify")
     assert head == {"entries": 1, "head": listed[0]["hash"]}
     assert tool.ask("auditlog", "verify", "--head", head["head"])
-    code, _, err = tool.run("auditlog", "verify", "--head", "00", "--config", tool.config)
+    code, _, err = tool.run("auditlog", "verify", "--head", "0f" * 32, "--config", tool.config)
     assert (code, "audit-log-broken" in err) == (1, True)
+
+
+@pytest.mark.req("AL-17")
+def test_the_head_of_an_empty_log_is_the_beginning_of_every_log(tool: Tool, tmp_path: Path) -> None:
+    empty = tool.ask("auditlog", "verify")
+    assert empty == {"entries": 0, "head": "00" * 32}
+    assert tool.ask("auditlog", "verify", "--head", empty["head"]) == empty
+    tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    tool.ask("voucher", "issue", "V1", "--pin", tmp_path / "plant.pem", "--out", tmp_path / "v1.vcj")
+    assert tool.ask("auditlog", "verify", "--head", empty["head"])["entries"] == 1
+
+
+@pytest.mark.parametrize("head", ["xyz", "00", "00" * 31 + "0g", "00" * 33, ""])
+def test_what_is_no_hash_says_nothing_about_the_log(tool: Tool, head: str) -> None:
+    code, _, err = tool.run("auditlog", "verify", "--head", head, "--config", tool.config)
+    assert (code, "64 hexadecimal digits" in " ".join(err.replace("│", " ").split())) == (2, True)
+    assert "audit-log-broken" not in err
 
 
 @pytest.mark.req("AT-17", "MA-25")
