@@ -164,6 +164,20 @@ def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> Non
     assert "csr-malformed" in err
 
 
+@pytest.mark.req("AR-06")
+def test_one_request_makes_no_two_devices(tool: Tool, tmp_path: Path) -> None:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    csr = tmp_path / "S1.csr"
+    csr.write_bytes(builder.sign(key_for("S1"), hashes.SHA256()).public_bytes(Encoding.PEM))
+    tool.ask("idevid", "--serial", "S1", "--csr", csr, "--out", tmp_path / "S1")
+    second = ("idevid", "--serial", "S2", "--csr", csr, "--out", tmp_path / "S2")
+    code, _, err = tool.run(*second, "--config", tool.config)
+    assert (code, "key-taken: the key of S2 is registered for S1" in err) == (1, True)
+    assert not (tmp_path / "S2" / "idevid.pem").exists()
+    assert [each["serial-number"] for each in tool.ask("device", "list")] == ["S1"]
+    assert tool.ask(*second, "--unsafe-shared-key")["serial-number"] == "S2"
+
+
 @pytest.mark.parametrize("words", [("idevid", "--serial", "X"), ("device", "assign", "--serial", "X"), ("nonsense",)])
 def test_wrong_usage_is_exit_2(tool: Tool, words: tuple[str, ...]) -> None:
     assert tool.run(*words, "--config", tool.config)[0] == 2

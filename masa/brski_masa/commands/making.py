@@ -13,6 +13,7 @@ from brski_masa import factory, founding, linting, serving
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
     Config,
+    SharedKey,
     choice,
     key_kind,
     owner_advice,
@@ -90,6 +91,7 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
     masa_url: Annotated[str | None, typer.Option(help="host[:port] of the MASA, if not as the settings say")] = None,
     model: Annotated[str | None, typer.Option(help="common name in the certificate")] = None,
     hw_type: Annotated[str | None, typer.Option(help="OID of a hardwareModuleName, with the serial number")] = None,
+    unsafe_shared_key: SharedKey = False,
     lint: Annotated[Path | None, typer.Option(help="only check the IDevID chain in this PEM file")] = None,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
@@ -111,7 +113,13 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
 
     async def register(store: Store) -> str | None:
         for each in made:
-            await store.register(each.certificate, serving.utc_now(), owner=owner, policy=policy)
+            await store.register(
+                each.certificate,
+                serving.utc_now(),
+                owner=owner,
+                policy=policy,
+                unsafe_shared_key=unsafe_shared_key,
+            )
         return await owner_advice(store, settings, owner)
 
     for folder in folders:
