@@ -315,6 +315,7 @@ def test_serve_says_where_it_listens_and_stops_cleanly(tool: Tool) -> None:
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 0
         assert "Traceback" not in errors
+        assert [json.loads(each)["event"] for each in errors.splitlines()] == ["listening", "stopping"]
 
 
 def test_serving_process_holds_no_console_libraries() -> None:
