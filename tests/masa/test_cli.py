@@ -57,11 +57,24 @@ def tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tool:
 
 def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> None:
     assert {path.name for path in (tool.folder / "anchors").iterdir()} == {"voucher.pem", "tls.pem", "manufacturer.pem"}
-    for key in (tool.folder / "keys").glob("*.key.pem"):
-        assert key.stat().st_mode & 0o777 == 0o600
+    for private in (tool.config, *(tool.folder / "keys").glob("*.key.pem")):
+        assert private.stat().st_mode & 0o777 == 0o600
     assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
     code, _, err = tool.run("init", tool.folder)
     assert (code, "already-initialized" in err) == (1, True)
+    code, _, err = tool.run("init", tool.config)
+    assert (code, f"{tool.config} is a file; name a new folder" in err) == (1, True)
+
+
+def test_all_paths_that_init_prints_are_absolute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = Tool(tmp_path, capsys).run("init", "maker")
+    shown = dict(line.split() for line in out.splitlines())
+    assert code == 0
+    assert shown["settings"] == str(tmp_path / "maker" / "masa.toml")
+    assert all(Path(path).is_absolute() for path in shown.values())
 
 
 def test_the_next_steps_that_init_names_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +169,7 @@ def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> Non
     assert not (tmp_path / "c1" / "key.pem").exists()
     assert serial_number(load_pem((tmp_path / "c1" / "idevid.pem").read_bytes())[0]) == "C1"
     assert tool.ask("idevid", "--lint", tmp_path / "c1" / "chain.pem") == []
+    assert tool.run("idevid", "--lint", tmp_path / "c1" / "chain.pem") == (0, "no faults\n", "")
     (tmp_path / "broken.csr").write_bytes(b"nonsense")
     code, _, err = tool.run(
         "idevid", "--serial", "C2", "--csr", tmp_path / "broken.csr", "--out", tmp_path / "c2", "--config", tool.config
@@ -266,6 +280,32 @@ def test_keys_rotate_under_the_same_root(tool: Tool, use: str) -> None:
     assert before[1:] == after[1:]
     keys.load_credential(f"file:{stem}.key.pem", stem.with_name(f"{use}.chain.pem"))
     assert {each["use"] for each in tool.ask("key", "list")} == {"tls", "voucher", "voucher-nonceless", "idevid-ca"}
+
+
+def test_a_rotation_tells_what_is_left_to_do(tool: Tool) -> None:
+    code, _, err = tool.run("key", "rotate", "tls", "--config", tool.config)
+    assert (code, "restart the service" in err, ".old" in err) == (0, True, True)
+    assert (tool.folder / "keys" / "tls.key.pem.old").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("voucher-root", ("key", "rotate", "voucher")),
+        ("voucher-root", ("key", "rotate", "voucher-nonceless")),
+        ("tls-root", ("key", "rotate", "tls")),
+        ("idevid-ca", ("idevid", "--serial", "R1", "--key", "P-256", "--out", "OUT")),
+    ],
+)
+def test_a_key_that_was_put_away_is_asked_for(tool: Tool, tmp_path: Path, root: str, words: tuple[str, ...]) -> None:
+    words = tuple(word.replace("OUT", str(tmp_path / "out")) for word in words)
+    kept, away = tool.folder / "keys" / f"{root}.key.pem", tmp_path / "away.pem"
+    kept.rename(away)
+    code, _, err = tool.run(*words, "--config", tool.config)
+    assert (code, f"{root}-key-missing: {kept}: " in err, "bring it back" in err) == (1, True, True)
+    assert not list((tool.folder / "keys").glob("*.old"))
+    away.rename(kept)
+    assert tool.run(*words, "--config", tool.config)[0] == 0
 
 
 def test_human_output_is_a_table_and_errors_are_one_line(tool: Tool) -> None:

@@ -63,14 +63,14 @@ def init(
         folder=folder, name=name, host=host, listen=listen, port=port, masa_url=authority, kind=key_kind(key)
     )
     founding.found(plan, serving.utc_now())
-    config = folder / founding.SETTINGS_FILE
+    config = (folder / founding.SETTINGS_FILE).absolute()
     anchors = {
         each: str((folder / "anchors" / f"{each}.pem").absolute()) for each in ("voucher", "tls", "manufacturer")
     }
-    answer = {"config": str(config.absolute()), "masa_url": authority, "anchors": anchors}
+    answer = {"config": str(config), "masa_url": authority, "anchors": anchors}
     cli.answer(answer, as_json, lambda: cli.facts([("settings", config), *anchors.items()]))
     if not as_json:
-        cli.say(NEXT_STEPS.format(config=shlex.quote(str(config))))
+        cli.say(NEXT_STEPS.format(config=shlex.quote(str(folder / founding.SETTINGS_FILE))))
 
 
 def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
@@ -137,6 +137,7 @@ def _issuer(settings: Settings) -> Credential:
     maker = settings.maker
     if maker.idevid_ca_key is None or maker.idevid_ca_chain is None:
         raise Misconfigured("idevid-ca-missing", "set maker.idevid_ca_key and maker.idevid_ca_chain")
+    founding.check_key_is_there(maker.idevid_ca_key, "idevid-ca", "the IDevID CA signs")
     return keys.load_credential(maker.idevid_ca_key, maker.idevid_ca_chain, secret=serving.ask_secret)
 
 
@@ -169,7 +170,7 @@ def _make(
 def _lint(path: Path, *, as_json: bool) -> None:
     findings = linting.lint_chain(read_certificates(path))
     rows = [{"requirement": each.requirement, "level": each.level, "text": each.text} for each in findings]
-    show_rows(rows, ("requirement", "level", "text"), as_json, empty="none")
+    show_rows(rows, ("requirement", "level", "text"), as_json, empty="no faults")
     if any(each.level == "error" for each in findings):
         raise typer.Exit(1)
 
@@ -208,3 +209,5 @@ def rotate_key(
     until = made.certificate.not_valid_after_utc.isoformat()
     answer = {"use": use, "subject": common_name(made.certificate), "until": until}
     show_one(answer, as_json)
+    if not as_json:
+        cli.say("restart the service; when it runs with the new key, delete the old files that end in .old")
