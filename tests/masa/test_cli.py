@@ -358,6 +358,35 @@ def test_serve_says_where_it_listens_and_stops_cleanly(tool: Tool) -> None:
         assert [json.loads(each)["event"] for each in errors.splitlines()] == ["listening", "stopping"]
 
 
+INTERRUPTED = """
+import signal, sys
+MODULE = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from brski_masa.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("brski_common.errors", ("device", "list")),
+        ("typer.models", ("device", "list", "--json")),
+        ("brski_common.settings", ("serve", "--json")),
+    ],
+)
+def test_ctrl_c_while_importing_is_one_line(module: str, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "brski-masa: interrupted\n")
+    expected = '{"error": "interrupted", "detail": ""}\n' if "--json" in words else ""
+    assert done.stdout == expected
+
+
 def test_serving_process_holds_no_console_libraries() -> None:
     code = (
         "import sys; sys.argv = ['brski-masa', 'serve', '--config', '/nonexistent.toml'];"
