@@ -37,11 +37,13 @@ class Group(TyperGroup):
     """A group of commands that tells errors as law 1 says."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 -- typer carries its own copy of click, whose types it hides
-        """Run the command; a BrskiError or an OSError becomes a line and exit 1."""
+        """Run the command; a BrskiError, an OSError or Ctrl-C becomes a line and exit 1."""
         try:
             return super().invoke(ctx)
         except BrskiError as error:
             raise _failed(ctx, error.reason, error.detail) from error
+        except KeyboardInterrupt as error:
+            raise _failed(ctx, "interrupted", "") from error
         except BrokenPipeError:
             raise
         except (OSError, sqlite3.Error) as error:

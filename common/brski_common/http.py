@@ -12,6 +12,7 @@ A role makes a `web.Application` with `error_middleware(render)` and hands it to
 """
 
 import asyncio
+import errno
 import logging
 import math
 import secrets
@@ -376,7 +377,7 @@ async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         family, kind, protocol, _, address = found[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise Misconfigured("address-not-usable", f"{host} port {port}: {error}") from error
+        raise Misconfigured("address-not-usable", _unusable(host, port, error)) from error
     try:
         listener.setblocking(False)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -386,5 +387,11 @@ async def _listen(host: str, port: int, *, reuse_port: bool) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise Misconfigured("address-not-usable", f"{host} port {port}: {error}") from error
+        raise Misconfigured("address-not-usable", _unusable(host, port, error)) from error
     return listener
+
+
+def _unusable(host: str, port: int, error: OSError) -> str:
+    words = error.strerror or str(error)
+    advice = "; stop what listens there, or choose another port" if error.errno == errno.EADDRINUSE else ""
+    return f"{host} port {port}: {words[:1].lower()}{words[1:]}{advice}"

@@ -83,7 +83,7 @@ def _anchor_database(url: str, info: ValidationInfo) -> str:
     if url.startswith(("postgresql://", "postgres://", "postgresql+psycopg://")):
         return url
     if not url.startswith("sqlite:///") or url == "sqlite:///":
-        raise ValueError("a database is sqlite:///FILE or postgresql://USER@HOST/NAME")
+        raise ValueError("must be sqlite:///FILE or postgresql://USER@HOST/NAME")
     return f"sqlite:///{_folder(info) / url.removeprefix('sqlite:///')}"
 
 
@@ -159,8 +159,9 @@ def _explain(model: type[BaseModel], fault: ErrorDetails, path: Path | None, nam
         return f"{where}: unknown key (allowed: {', '.join(owner.model_fields)})"
     if fault["type"] == "missing":
         return f"{where}: must be set{_purpose(owner, location[-1])}"
+    said = fault["msg"].removeprefix("Value error, ")
     purpose = _purpose(owner, location[-1]) if location else ""  # none: a rule over the whole file
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')}{purpose}"
+    return f"{where}: {said}{'' if purpose.strip(' ()') in said else purpose}"
 
 
 def _purpose(owner: type[BaseModel] | None, key: int | str) -> str:

@@ -97,6 +97,17 @@ def verify_chain(links: Iterable[Link]) -> tuple[int, bytes]:
     return number, previous
 
 
+def check_head(links: Iterable[Link], head: bytes) -> None:
+    """See that a hash noted earlier is still in the log, else Untrusted `audit-log-broken`.
+
+    The head of a log without entries is the beginning of every log.
+    """
+    if head != FIRST and all(link.hash != head for link in links):
+        raise Untrusted(
+            "audit-log-broken", f"no entry has the hash {head.hex()[:16]}…: the newest entries were taken away"
+        )
+
+
 def is_owner_in_log(entries: Iterable[Entry], path_keys: frozenset[bytes]) -> bool:
     """Whether a voucher was ever issued to the domain of this path, by key and not by domainID (RFC 8995, 5.8)."""
     return any(entry.pinned_key in path_keys for entry in entries)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote, unquote
 
 from cryptography import x509
 
@@ -54,6 +55,8 @@ class Plan:
 def found(plan: Plan, now: datetime) -> Settings:
     """Make everything; raises Misconfigured `already-initialized`, `folder-not-writable`."""
     check_masa_url(plan.masa_url)
+    if plan.folder.exists() and not plan.folder.is_dir():
+        raise Misconfigured("folder-not-writable", f"{plan.folder} is a file; name a new folder")
     if (plan.folder / SETTINGS_FILE).exists():
         raise Misconfigured("already-initialized", f"{plan.folder / SETTINGS_FILE} is there; choose another folder")
     try:
@@ -64,7 +67,8 @@ def found(plan: Plan, now: datetime) -> Settings:
         _make_tls(plan, now)
         made = _settings(plan)
         store.create(f"sqlite:///{plan.folder.absolute() / DATABASE_FILE}")
-        (plan.folder / SETTINGS_FILE).write_text(settings.render(made, HEADING), encoding="utf-8")
+        # A URL of a database may hold a password.
+        keys.write_private(plan.folder / SETTINGS_FILE, settings.render(made, HEADING).encode())
     except OSError as error:
         raise Misconfigured("folder-not-writable", f"{plan.folder}: {error.strerror}") from error
     return made
@@ -221,7 +225,7 @@ def rotate(current: Settings, use: str, kind: keys.Kind, now: datetime) -> Crede
     old = keys.read_certificates(chain)
     root = _root_credential(current, use, chain, old[-1])
     made = _successor(root, old[0], use, kind, now)
-    key_path = Path(key_uri.removeprefix("file:"))
+    key_path = Path(unquote(key_uri.removeprefix("file:")))
     try:
         for path in (key_path, chain):
             path.with_name(f"{path.name}.old").unlink(missing_ok=True)
@@ -246,13 +250,27 @@ def _place(current: Settings, use: str) -> tuple[str, Path]:
 
 def _root_credential(current: Settings, use: str, chain: Path, certificate: x509.Certificate) -> Credential:
     """The root's key: of vouchers as the settings say, of TLS beside the chain, as `init` put it."""
-    uri = f"file:{chain.parent / 'tls-root.key.pem'}" if use == "tls" else current.signing.root_key
+    uri = f"file:{quote(str(chain.parent / 'tls-root.key.pem'))}" if use == "tls" else current.signing.root_key
     if uri is None:
         raise Misconfigured("voucher-root-key-missing", "set signing.root_key for as long as it takes")
+    check_key_is_there(uri, ROTATED[use], f"the new certificate of {use} is signed")
     key = keys.load(uri)
     if public_key_info(key.public_key()) != spki(certificate):
         raise Misconfigured("key-does-not-match", f"{keys.redact(uri)} is not the key of {chain}'s root")
     return Credential(key, (certificate,))
+
+
+def check_key_is_there(uri: str, stem: str, purpose: str) -> None:
+    """A key that was put away, as the operator was told to, is missed by name; raises Misconfigured `STEM-key-missing`.
+
+    `purpose` says who signs with it; of a key in a token nothing is known here.
+    """
+    if not uri.startswith("file:"):
+        return
+    path = Path(unquote(uri.removeprefix("file:")))
+    if not path.exists():
+        advice = "bring it back for as long as it takes"
+        raise Misconfigured(f"{stem}-key-missing", f"{path}: {purpose} with this key; {advice}")
 
 
 def _successor(root: Credential, old: x509.Certificate, use: str, kind: keys.Kind, now: datetime) -> Credential:

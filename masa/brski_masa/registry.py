@@ -93,10 +93,14 @@ def register(
     now: datetime,
     owner: str | None = None,
     policy: DevicePolicy | None = None,
+    *,
+    unsafe_shared_key: bool = False,
 ) -> int:
-    """Add a device, or find it again; its id. A new owner is added. Raises Refused `device-registered`."""
+    """Add a device, or find it again; its id. A new owner is added. Raises Refused `device-registered`, `key-taken`."""
     device_id = _known(connection, certificate)
     if device_id is None:
+        if not unsafe_shared_key:
+            _refuse_shared_key(connection, certificate)
         device_id = _insert_device(connection, certificate, now)
     if policy is not None:
         change_device(connection, device_id, policy=policy.value)
@@ -135,6 +139,21 @@ def _known(connection: Connection, certificate: x509.Certificate) -> int | None:
     if known is not None and known.spki_sha256 != spki_sha256(certificate):
         raise Refused("device-registered", f"{serial} is registered with another key")
     return None if known is None else int(known.id)
+
+
+def _refuse_shared_key(connection: Connection, certificate: x509.Certificate) -> None:
+    """A DevID key is one device's alone (IEEE 802.1AR-2018, 6): who holds it twice can pass for both.
+
+    The same serial number of another issuer is the same device with a new certificate.
+    """
+    serial = serial_number(certificate)
+    same = select(devices.c.serial_number).where(
+        devices.c.spki_sha256 == spki_sha256(certificate), devices.c.serial_number != serial
+    )
+    holder = connection.execute(same.limit(1)).scalar()
+    if holder is not None:
+        advice = "is this the request of the right device? each has to make a key of its own"
+        raise Refused("key-taken", f"the key of {serial} is registered for {holder}: {advice}")
 
 
 def _insert_device(connection: Connection, certificate: x509.Certificate, now: datetime) -> int:

@@ -52,7 +52,7 @@ devices = Table(
     Column("serial_number", String, nullable=False),
     Column("idevid_issuer", LargeBinary, nullable=False),
     Column("certificate", LargeBinary, nullable=False),
-    Column("spki_sha256", LargeBinary, nullable=False),
+    Column("spki_sha256", LargeBinary, nullable=False, index=True),
     Column("owner_id", Integer, ForeignKey("owners.id"), index=True),
     Column("policy", String),  # policy.DevicePolicy
     Column("blocked", String),  # why

@@ -113,6 +113,7 @@ async def _run(settings: Settings, *, json_lines: bool) -> None:
         memory.settle()
         _announce(server.url, json_lines=json_lines)
         await stop.wait()
+        log.info("stopping")
         await server.close()
     finally:
         await store.close()

@@ -72,13 +72,23 @@ class Store:
         *,
         owner: str | None = None,
         policy: DevicePolicy | None = None,
+        unsafe_shared_key: bool = False,
     ) -> int:
         """Add a device by its IDevID, with an owner who is added too; its id.
 
-        Raises Refused `device-registered` if serial number and issuer are there with another key.
+        Raises Refused `device-registered` if serial number and issuer are there with another key, `key-taken` if
+        another device has the key, unless `unsafe_shared_key`.
         """
-        unit = partial(registry.register, certificate=certificate, now=now, owner=owner, policy=policy)
-        return await self.database.write(unit)
+        return await self.database.write(
+            partial(
+                registry.register,
+                certificate=certificate,
+                now=now,
+                owner=owner,
+                policy=policy,
+                unsafe_shared_key=unsafe_shared_key,
+            )
+        )
 
     async def assign(self, device_id: int, owner: str | None, now: datetime) -> None:
         """Give the device to an owner, or to nobody: what was claimed before is void; raises Unknown."""

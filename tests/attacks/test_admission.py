@@ -188,7 +188,7 @@ def lettered(maker: Manufacturer, serial: str, masa_url: str) -> Credential:
             x509.NameAttribute(NameOID.COMMON_NAME, "Device"),
         ]
     )
-    return maker.idevid(serial, subject=subject, key=key_for("look-alike"), masa_url=masa_url)
+    return maker.idevid(serial, subject=subject, key=key_for(f"look-alike {serial}"), masa_url=masa_url)
 
 
 @pytest.mark.req("RA-01", "RA-07")

@@ -1,3 +1,4 @@
+import signal
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,6 +17,10 @@ def make_app() -> Typer:
     @verbs.command()
     def refuse(as_json: cli.Json = False) -> None:
         raise Refused("not-allowed", "ask \x1b[31mthe operator")
+
+    @verbs.command()
+    def wait(as_json: cli.Json = False) -> None:
+        signal.raise_signal(signal.SIGINT)
 
     @verbs.command()
     def stumble(path: Path) -> None:
@@ -41,6 +46,12 @@ def test_an_error_is_also_json_where_json_is_asked_for() -> None:
     assert result.exit_code == 1
     assert result.stdout.startswith('{"error": "not-allowed", "detail": "ask')
     assert result.stdout.count("\n") == 1
+
+
+@pytest.mark.parametrize(("more", "out"), [([], ""), (["--json"], '{"error": "interrupted", "detail": ""}\n')])
+def test_ctrl_c_is_one_line_and_exit_1(more: list[str], out: str) -> None:
+    result = CliRunner().invoke(make_app(), ["verbs", "wait", *more])
+    assert (result.exit_code, result.stdout, result.stderr) == (1, out, "root: interrupted\n")
 
 
 def test_a_file_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:

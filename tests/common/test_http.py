@@ -420,11 +420,15 @@ async def test_an_address_in_use_is_a_misconfiguration() -> None:
         with pytest.raises(Misconfigured) as refused:
             await http.serve(application(), "127.0.0.1", server.port, None)
     assert refused.value.reason == "address-not-usable"
+    assert refused.value.detail == (
+        f"127.0.0.1 port {server.port}: address already in use; stop what listens there, or choose another port"
+    )
 
 
 async def test_a_name_that_is_no_address_is_a_misconfiguration() -> None:
-    with pytest.raises(Misconfigured):
+    with pytest.raises(Misconfigured) as refused:
         await http.serve(application(), "no such host", 0, None)
+    assert "rrno" not in refused.value.detail
 
 
 async def test_two_servers_can_share_a_port_and_an_ipv6_url_has_brackets() -> None:

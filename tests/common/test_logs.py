@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -202,9 +201,18 @@ def test_for_people_it_is_one_line_without_json(capsys: pytest.CaptureFixture[st
     logs.configure(json=False)
     logs.logger("a").info("listening", url="https://127.0.0.1")
     out = capsys.readouterr().err
-    assert "listening" in out
-    assert "url=https://127.0.0.1" in out
-    assert "{" not in out
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ \[info\] a: listening  url=https://127.0.0.1\n", out)
+
+
+def test_for_people_a_line_without_values_ends_with_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure(json=False)
+    logs.logger("a").warning("stopping")
+    assert capsys.readouterr().err.endswith("Z [warning] a: stopping\n")
+
+
+def test_for_machines_the_time_is_exact(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.logger("a").info("stopping")
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+Z", told(capsys)["time"])
 
 
 VALUES = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.text(), max_size=2)
@@ -222,7 +230,7 @@ def test_for_people_it_is_structlogs_own_form(
     event = values | {"event": said, "logger": "a", "level": level}
     if exception is not None:
         event["exception"] = exception
-    expected = structlog.dev.ConsoleRenderer(colors=False)(None, level, dict(event))
+    expected = logs.console_renderer(colors=False)(None, level, dict(event))
     assert logs.render_plain(None, level, event) == expected
 
 

@@ -14,6 +14,8 @@ from brski_common import settings
 from brski_common.errors import Misconfigured
 from brski_common.settings import DatabaseUrl, KeyUri, Section
 
+FORMS = "sqlite:///FILE or postgresql://USER@HOST/NAME"
+
 
 class Colour(StrEnum):
     RED = "red"
@@ -148,6 +150,15 @@ def test_an_unknown_variable_is_named(tmp_path: Path) -> None:
 )
 def test_a_bad_value_is_told_with_what_is_allowed(tmp_path: Path, text: str, said: str) -> None:
     assert said in refusal(tmp_path, text)
+
+
+def test_what_the_fault_says_is_not_said_twice(tmp_path: Path) -> None:
+    class Store(settings.Section):
+        database: settings.DatabaseUrl = Field(default="sqlite:///a", description=FORMS)
+
+    with pytest.raises(Misconfigured) as refused:
+        settings.load(Store, None, "BRSKI_EXAMPLE_", {"BRSKI_EXAMPLE_DATABASE": "mysql://x"})
+    assert refused.value.detail == f"BRSKI_EXAMPLE_DATABASE: database: must be {FORMS}"
 
 
 def test_every_fault_is_told_at_once(tmp_path: Path) -> None:

@@ -57,11 +57,24 @@ def tool(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Tool:
 
 def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> None:
     assert {path.name for path in (tool.folder / "anchors").iterdir()} == {"voucher.pem", "tls.pem", "manufacturer.pem"}
-    for key in (tool.folder / "keys").glob("*.key.pem"):
-        assert key.stat().st_mode & 0o777 == 0o600
+    for private in (tool.config, *(tool.folder / "keys").glob("*.key.pem")):
+        assert private.stat().st_mode & 0o777 == 0o600
     assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
     code, _, err = tool.run("init", tool.folder)
     assert (code, "already-initialized" in err) == (1, True)
+    code, _, err = tool.run("init", tool.config)
+    assert (code, f"{tool.config} is a file; name a new folder" in err) == (1, True)
+
+
+def test_all_paths_that_init_prints_are_absolute(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, _ = Tool(tmp_path, capsys).run("init", "maker")
+    shown = dict(line.split() for line in out.splitlines())
+    assert code == 0
+    assert shown["settings"] == str(tmp_path / "maker" / "masa.toml")
+    assert all(Path(path).is_absolute() for path in shown.values())
 
 
 def test_the_next_steps_that_init_names_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,12 +169,27 @@ def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> Non
     assert not (tmp_path / "c1" / "key.pem").exists()
     assert serial_number(load_pem((tmp_path / "c1" / "idevid.pem").read_bytes())[0]) == "C1"
     assert tool.ask("idevid", "--lint", tmp_path / "c1" / "chain.pem") == []
+    assert tool.run("idevid", "--lint", tmp_path / "c1" / "chain.pem") == (0, "no faults\n", "")
     (tmp_path / "broken.csr").write_bytes(b"nonsense")
     code, _, err = tool.run(
         "idevid", "--serial", "C2", "--csr", tmp_path / "broken.csr", "--out", tmp_path / "c2", "--config", tool.config
     )
     assert code == 1
     assert "csr-malformed" in err
+
+
+@pytest.mark.req("AR-06")
+def test_one_request_makes_no_two_devices(tool: Tool, tmp_path: Path) -> None:
+    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
+    csr = tmp_path / "S1.csr"
+    csr.write_bytes(builder.sign(key_for("S1"), hashes.SHA256()).public_bytes(Encoding.PEM))
+    tool.ask("idevid", "--serial", "S1", "--csr", csr, "--out", tmp_path / "S1")
+    second = ("idevid", "--serial", "S2", "--csr", csr, "--out", tmp_path / "S2")
+    code, _, err = tool.run(*second, "--config", tool.config)
+    assert (code, "key-taken: the key of S2 is registered for S1" in err) == (1, True)
+    assert not (tmp_path / "S2" / "idevid.pem").exists()
+    assert [each["serial-number"] for each in tool.ask("device", "list")] == ["S1"]
+    assert tool.ask(*second, "--unsafe-shared-key")["serial-number"] == "S2"
 
 
 @pytest.mark.parametrize("words", [("idevid", "--serial", "X"), ("device", "assign", "--serial", "X"), ("nonsense",)])
@@ -220,8 +248,25 @@ def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp
     head = tool.ask("auditlog", "verify")
     assert head == {"entries": 1, "head": listed[0]["hash"]}
     assert tool.ask("auditlog", "verify", "--head", head["head"])
-    code, _, err = tool.run("auditlog", "verify", "--head", "00", "--config", tool.config)
+    code, _, err = tool.run("auditlog", "verify", "--head", "0f" * 32, "--config", tool.config)
     assert (code, "audit-log-broken" in err) == (1, True)
+
+
+@pytest.mark.req("AL-17")
+def test_the_head_of_an_empty_log_is_the_beginning_of_every_log(tool: Tool, tmp_path: Path) -> None:
+    empty = tool.ask("auditlog", "verify")
+    assert empty == {"entries": 0, "head": "00" * 32}
+    assert tool.ask("auditlog", "verify", "--head", empty["head"]) == empty
+    tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    tool.ask("voucher", "issue", "V1", "--pin", tmp_path / "plant.pem", "--out", tmp_path / "v1.vcj")
+    assert tool.ask("auditlog", "verify", "--head", empty["head"])["entries"] == 1
+
+
+@pytest.mark.parametrize("head", ["xyz", "00", "00" * 31 + "0g", "00" * 33, ""])
+def test_what_is_no_hash_says_nothing_about_the_log(tool: Tool, head: str) -> None:
+    code, _, err = tool.run("auditlog", "verify", "--head", head, "--config", tool.config)
+    assert (code, "64 hexadecimal digits" in " ".join(err.replace("│", " ").split())) == (2, True)
+    assert "audit-log-broken" not in err
 
 
 @pytest.mark.req("AT-17", "MA-25")
@@ -235,6 +280,32 @@ def test_keys_rotate_under_the_same_root(tool: Tool, use: str) -> None:
     assert before[1:] == after[1:]
     keys.load_credential(f"file:{stem}.key.pem", stem.with_name(f"{use}.chain.pem"))
     assert {each["use"] for each in tool.ask("key", "list")} == {"tls", "voucher", "voucher-nonceless", "idevid-ca"}
+
+
+def test_a_rotation_tells_what_is_left_to_do(tool: Tool) -> None:
+    code, _, err = tool.run("key", "rotate", "tls", "--config", tool.config)
+    assert (code, "restart the service" in err, ".old" in err) == (0, True, True)
+    assert (tool.folder / "keys" / "tls.key.pem.old").exists()
+
+
+@pytest.mark.parametrize(
+    ("root", "words"),
+    [
+        ("voucher-root", ("key", "rotate", "voucher")),
+        ("voucher-root", ("key", "rotate", "voucher-nonceless")),
+        ("tls-root", ("key", "rotate", "tls")),
+        ("idevid-ca", ("idevid", "--serial", "R1", "--key", "P-256", "--out", "OUT")),
+    ],
+)
+def test_a_key_that_was_put_away_is_asked_for(tool: Tool, tmp_path: Path, root: str, words: tuple[str, ...]) -> None:
+    words = tuple(word.replace("OUT", str(tmp_path / "out")) for word in words)
+    kept, away = tool.folder / "keys" / f"{root}.key.pem", tmp_path / "away.pem"
+    kept.rename(away)
+    code, _, err = tool.run(*words, "--config", tool.config)
+    assert (code, f"{root}-key-missing: {kept}: " in err, "bring it back" in err) == (1, True, True)
+    assert not list((tool.folder / "keys").glob("*.old"))
+    away.rename(kept)
+    assert tool.run(*words, "--config", tool.config)[0] == 0
 
 
 def test_human_output_is_a_table_and_errors_are_one_line(tool: Tool) -> None:
@@ -284,6 +355,36 @@ def test_serve_says_where_it_listens_and_stops_cleanly(tool: Tool) -> None:
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 0
         assert "Traceback" not in errors
+        assert [json.loads(each)["event"] for each in errors.splitlines()] == ["listening", "stopping"]
+
+
+INTERRUPTED = """
+import signal, sys
+MODULE = sys.argv.pop(1)
+class Finder:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Finder())
+from brski_masa.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("brski_common.errors", ("device", "list")),
+        ("typer.models", ("device", "list", "--json")),
+        ("brski_common.settings", ("serve", "--json")),
+    ],
+)
+def test_ctrl_c_while_importing_is_one_line(module: str, words: tuple[str, ...]) -> None:
+    command = [sys.executable, "-c", INTERRUPTED, module, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "brski-masa: interrupted\n")
+    expected = '{"error": "interrupted", "detail": ""}\n' if "--json" in words else ""
+    assert done.stdout == expected
 
 
 def test_serving_process_holds_no_console_libraries() -> None:

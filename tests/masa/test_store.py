@@ -64,6 +64,22 @@ async def test_one_serial_number_of_one_issuer_has_one_key(store: Store) -> None
     assert len(await store.find_devices(serial)) == 2
 
 
+@pytest.mark.req("AR-06")
+async def test_one_key_is_one_device_s(store: Store) -> None:
+    serial, other = fresh(), fresh()
+    first = MAKER.idevid(serial)
+    await store.register(first.certificate, NOW)
+    with pytest.raises(Refused, match=f"key-taken: the key of {other} is registered for {serial}:"):
+        await store.register(MAKER.idevid(other, key=first.key).certificate, NOW)
+    with pytest.raises(Refused, match="key-taken"):
+        await store.register(MAKER.idevid(other, key=first.key, issuer=MAKER.root).certificate, NOW)
+    assert await store.find_devices(other) == []
+    await store.register(MAKER.idevid(serial, issuer=MAKER.root).certificate, NOW)
+    assert len(await store.find_devices(serial)) == 2, "the same device, certified by another CA"
+    await store.register(MAKER.idevid(other, key=first.key).certificate, NOW, unsafe_shared_key=True)
+    assert len(await store.find_devices(other)) == 1
+
+
 async def test_identity_belongs_to_one_owner(store: Store) -> None:
     await store.put_owner("A", NOW)
     await store.put_owner("B", NOW)

@@ -17,6 +17,7 @@ from brski_masa.commands.showing import (
     Limit,
     Serial,
     SerialOption,
+    SharedKey,
     choice,
     device_row,
     entry_row,
@@ -83,6 +84,7 @@ def add_device(
         Path, typer.Argument(metavar="PEM", help="PEM file with the IDevIDs of one or many devices")
     ],
     owner: Annotated[str | None, typer.Option(help="who bought them; a new owner is added")] = None,
+    unsafe_shared_key: SharedKey = False,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
 ) -> None:
@@ -92,7 +94,7 @@ def add_device(
 
     async def work(store: Store) -> str | None:
         for each in chosen:
-            await store.register(each, serving.utc_now(), owner=owner)
+            await store.register(each, serving.utc_now(), owner=owner, unsafe_shared_key=unsafe_shared_key)
         return await owner_advice(store, settings, owner)
 
     advice = with_store(settings, work)

@@ -13,6 +13,7 @@ from brski_masa import factory, founding, linting, serving
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
     Config,
+    SharedKey,
     choice,
     key_kind,
     owner_advice,
@@ -62,14 +63,14 @@ def init(
         folder=folder, name=name, host=host, listen=listen, port=port, masa_url=authority, kind=key_kind(key)
     )
     founding.found(plan, serving.utc_now())
-    config = folder / founding.SETTINGS_FILE
+    config = (folder / founding.SETTINGS_FILE).absolute()
     anchors = {
         each: str((folder / "anchors" / f"{each}.pem").absolute()) for each in ("voucher", "tls", "manufacturer")
     }
-    answer = {"config": str(config.absolute()), "masa_url": authority, "anchors": anchors}
+    answer = {"config": str(config), "masa_url": authority, "anchors": anchors}
     cli.answer(answer, as_json, lambda: cli.facts([("settings", config), *anchors.items()]))
     if not as_json:
-        cli.say(NEXT_STEPS.format(config=shlex.quote(str(config))))
+        cli.say(NEXT_STEPS.format(config=shlex.quote(str(folder / founding.SETTINGS_FILE))))
 
 
 def serve(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
@@ -90,6 +91,7 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
     masa_url: Annotated[str | None, typer.Option(help="host[:port] of the MASA, if not as the settings say")] = None,
     model: Annotated[str | None, typer.Option(help="common name in the certificate")] = None,
     hw_type: Annotated[str | None, typer.Option(help="OID of a hardwareModuleName, with the serial number")] = None,
+    unsafe_shared_key: SharedKey = False,
     lint: Annotated[Path | None, typer.Option(help="only check the IDevID chain in this PEM file")] = None,
     config: Config = DEFAULT_CONFIG,
     as_json: cli.Json = False,
@@ -111,7 +113,13 @@ def idevid(  # noqa: PLR0913, PLR0917 -- a command's options
 
     async def register(store: Store) -> str | None:
         for each in made:
-            await store.register(each.certificate, serving.utc_now(), owner=owner, policy=policy)
+            await store.register(
+                each.certificate,
+                serving.utc_now(),
+                owner=owner,
+                policy=policy,
+                unsafe_shared_key=unsafe_shared_key,
+            )
         return await owner_advice(store, settings, owner)
 
     for folder in folders:
@@ -129,6 +137,7 @@ def _issuer(settings: Settings) -> Credential:
     maker = settings.maker
     if maker.idevid_ca_key is None or maker.idevid_ca_chain is None:
         raise Misconfigured("idevid-ca-missing", "set maker.idevid_ca_key and maker.idevid_ca_chain")
+    founding.check_key_is_there(maker.idevid_ca_key, "idevid-ca", "the IDevID CA signs")
     return keys.load_credential(maker.idevid_ca_key, maker.idevid_ca_chain, secret=serving.ask_secret)
 
 
@@ -161,7 +170,7 @@ def _make(
 def _lint(path: Path, *, as_json: bool) -> None:
     findings = linting.lint_chain(read_certificates(path))
     rows = [{"requirement": each.requirement, "level": each.level, "text": each.text} for each in findings]
-    show_rows(rows, ("requirement", "level", "text"), as_json, empty="none")
+    show_rows(rows, ("requirement", "level", "text"), as_json, empty="no faults")
     if any(each.level == "error" for each in findings):
         raise typer.Exit(1)
 
@@ -200,3 +209,5 @@ def rotate_key(
     until = made.certificate.not_valid_after_utc.isoformat()
     answer = {"use": use, "subject": common_name(made.certificate), "until": until}
     show_one(answer, as_json)
+    if not as_json:
+        cli.say("restart the service; when it runs with the new key, delete the old files that end in .old")

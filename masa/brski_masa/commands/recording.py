@@ -1,16 +1,17 @@
 """Commands about what was issued: `voucher` and `auditlog`."""
 
+import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
 from brski_common import cli
 from brski_common.artifact import Format
-from brski_common.errors import Misconfigured, Unknown
+from brski_common.errors import Misconfigured
 from brski_masa import serving
-from brski_masa.audit import verify_chain
+from brski_masa.audit import check_head, verify_chain
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
     DEFAULT_LIMIT,
@@ -33,6 +34,8 @@ from brski_masa.store import Store
 SomeSerial = Annotated[
     str | None, typer.Argument(metavar="SERIAL", help="Only those of this device.", show_default=False)
 ]
+_HASH: Final = re.compile(r"[0-9A-Fa-f]{64}")  # SHA-256
+
 voucher_app = cli.application("Vouchers. Example: `brski-masa voucher list`")
 auditlog_app = cli.application("The audit log. Example: `brski-masa auditlog verify`")
 
@@ -111,9 +114,17 @@ def verify_auditlog(
     as_json: cli.Json = False,
 ) -> None:
     """Check the chain of hashes over the whole log, and print its head: note it somewhere else."""
+    noted = None if head is None else _hash(head)
     links = with_store(serving.load_settings(config), lambda store: store.chain())
     number, newest = verify_chain(links)
-    if head is not None and head.lower() not in {link.hash.hex() for link in links}:
-        raise Unknown("audit-log-broken", f"no entry has the hash {head[:16]}…: the newest entries were taken away")
+    if noted is not None:
+        check_head(links, noted)
     answer = {"entries": number, "head": newest.hex()}
     show_one(answer, as_json)
+
+
+def _hash(text: str) -> bytes:
+    """A hash as `auditlog verify` prints it; anything else is wrong usage, and says nothing about the log."""
+    if not _HASH.fullmatch(text.strip()):
+        raise typer.BadParameter("--head is a hash that `auditlog verify` printed earlier: 64 hexadecimal digits")
+    return bytes.fromhex(text)

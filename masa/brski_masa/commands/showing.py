@@ -22,6 +22,14 @@ Config = Annotated[Path, typer.Option("--config", "-c", help="The settings file.
 Serial = Annotated[str | None, typer.Argument(metavar="SERIAL", help="The device's serial number.", show_default=False)]
 SerialOption = Annotated[str | None, typer.Option("--serial", metavar="SERIAL", help="The same as an option.")]
 Limit = Annotated[int, typer.Option(min=1, max=100_000, help="Show no more than these.")]
+SharedKey = Annotated[
+    bool,
+    typer.Option(
+        "--unsafe-shared-key",
+        help="Register a key that another device has: whoever holds it can pass for both.",
+        show_default=False,
+    ),
+]
 DEFAULT_CONFIG = Path("masa.toml")
 DEFAULT_LIMIT = 1000
 
