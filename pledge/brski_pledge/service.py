@@ -70,7 +70,8 @@ class Pledge:
     async def onboard(self) -> Outcome:
         """Find the owner and enroll. Returns at once, without a packet, if that has happened (RFC 8995, 5).
 
-        Without `once` in the settings this goes on until it succeeds; cancel it to stop.
+        Without `once` in the settings this goes on until it succeeds; cancel it to stop. Raises Misconfigured, before
+        anything is sent, if the state folder cannot take a state or has a damaged one.
         """
         enrollment = self._folder.load()
         self._folder.tidy()
@@ -80,6 +81,7 @@ class Pledge:
             await self._run(replace(around, renewing=enrollment, only_confirm=True))
             enrollment = self._folder.load()  # none after a reset meanwhile
         if enrollment is None:
+            self._folder.try_out()  # else a voucher would be in the maker's log for nothing
             return await self._run(self._surroundings(self.settings))
         return Outcome("operational", enrollment=enrollment)
 
@@ -94,7 +96,8 @@ class Pledge:
         """
         enrollment = self._folder.load()
         if enrollment is None:
-            raise Refused("not-enrolled", "there is nothing to renew: onboard first")
+            raise Refused("not-enrolled", "there is nothing to renew")
+        self._folder.try_out()
         around, server = self._surroundings(replace(self.settings, once=True)), self.settings.renewal_offer
         renewing = enrollment if server is None else replace(enrollment, host=server.host, port=server.port)
         outcome = await self._run(replace(around, renewing=renewing, rekey=rekey))
@@ -108,6 +111,7 @@ class Pledge:
         """
         if self._folder.load() is not None:
             raise Refused("already-enrolled", "reset the device first")
+        self._folder.try_out()
         host = f"[{registrar.host}]" if ":" in registrar.host else registrar.host
         local = replace(self.settings, mdns=False, grasp=False, cloud_registrar=None, once=True)
         around = self._surroundings(replace(local, registrars=(f"{host}:{registrar.port}",)))
