@@ -175,12 +175,27 @@ class Folder:
         if IDENTITY in names:
             self._disk.rename(self.path / IDENTITY, self.path / OLD)
             self._disk.sync(self.path)
+        self._erase(_EXPORTS, names)
         self.tidy()
+
+    def strangers(self) -> Sequence[Path]:
+        """What a reset would erase here although nothing says that a pledge wrote it, as in a folder of another kind.
+
+        A damaged state is not among it as long as anything is left by which to know it.
+        """
+        names = self._disk.names(self.path)
+        if IDENTITY in names:
+            path = self.path / IDENTITY
+            return () if _is_ours(self._disk.read(path)) else (path,)
+        return () if OLD in names else tuple(self.path / name for name in _EXPORTS if name in names)
 
     def tidy(self) -> None:
         """Erase what counts no more, and what a power loss left unfinished."""
         names = self._disk.names(self.path)
-        self._erase(_SECRETS if IDENTITY in names else (*_SECRETS, *_EXPORTS), names)
+        if OLD in names and IDENTITY not in names:
+            # A reset was cut short. Without its mark, these names may be another program's files.
+            self._erase(_EXPORTS, names)
+        self._erase(_SECRETS, names)
 
     def _erase(self, unwanted: Iterable[str], names: Sequence[str]) -> None:
         found = [name for name in unwanted if name in names]
@@ -244,6 +259,11 @@ def _read(data: bytes, folder: Path) -> Enrollment:
         confirmed=confirmed,
         folder=folder,
     )
+
+
+def _is_ours(data: bytes) -> bool:
+    """Whether a pledge wrote this, whatever happened to it since; what is empty or zeros holds nothing to lose."""
+    return TITLE in data or b"-----BEGIN BRSKI " in data or not any(data)
 
 
 def _title(content: bytes, *, confirmed: bool) -> bytes:

@@ -137,6 +137,26 @@ def test_a_disk_that_takes_no_export_keeps_the_identity_all_the_same(tmp_path: P
         folder.export(FIRST)
 
 
+@pytest.mark.parametrize("name", [LDEVID, ANCHORS, VOUCHER])
+def test_a_device_that_starts_touches_no_file_of_another_program(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("another program's")
+    folder = Folder(tmp_path)
+    assert folder.strangers() == (tmp_path / name,)
+    folder.tidy()
+    assert (tmp_path / name).exists()
+
+
+def test_exports_of_a_reset_that_was_cut_short_are_erased_at_the_next_boot(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    folder.export(FIRST)
+    assert folder.strangers() == ()
+    (tmp_path / IDENTITY).rename(tmp_path / OLD)
+    assert folder.strangers() == ()
+    folder.tidy()
+    assert folder_of(tmp_path) == {}
+
+
 class SmallDisk(Disk):
     """A real disk on which no file may be larger than `room` bytes."""
 
