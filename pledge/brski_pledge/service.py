@@ -73,6 +73,7 @@ class Pledge:
         Without `once` in the settings this goes on until it succeeds; cancel it to stop. Raises Misconfigured, before
         anything is sent, if the state folder cannot take a state or has a damaged one.
         """
+        self._check_idle()  # else what is tidied up might be what the other run is writing
         enrollment = self._folder.load()
         self._folder.tidy()
         if enrollment is not None and not enrollment.confirmed:
@@ -81,7 +82,6 @@ class Pledge:
             await self._run(replace(around, renewing=enrollment, only_confirm=True))
             enrollment = self._folder.load()  # none after a reset meanwhile
         if enrollment is None:
-            self._folder.try_out()  # else a voucher would be in the maker's log for nothing
             return await self._run(self._surroundings(self.settings))
         return Outcome("operational", enrollment=enrollment)
 
@@ -97,7 +97,6 @@ class Pledge:
         enrollment = self._folder.load()
         if enrollment is None:
             raise Refused("not-enrolled", "there is nothing to renew")
-        self._folder.try_out()
         around, server = self._surroundings(replace(self.settings, once=True)), self.settings.renewal_offer
         renewing = enrollment if server is None else replace(enrollment, host=server.host, port=server.port)
         outcome = await self._run(replace(around, renewing=renewing, rekey=rekey))
@@ -111,7 +110,6 @@ class Pledge:
         """
         if self._folder.load() is not None:
             raise Refused("already-enrolled", "reset the device first")
-        self._folder.try_out()
         host = f"[{registrar.host}]" if ":" in registrar.host else registrar.host
         local = replace(self.settings, mdns=False, grasp=False, cloud_registrar=None, once=True)
         around = self._surroundings(replace(local, registrars=(f"{host}:{registrar.port}",)))
@@ -151,9 +149,14 @@ class Pledge:
         observed = self._means.observer is not None
         return Surroundings(self._device, settings, secrets.token_bytes, self._cloud_anchors, observed=observed)
 
-    async def _run(self, around: Surroundings) -> Outcome:
+    def _check_idle(self) -> None:
         if self._driver is not None:
             raise Refused("onboarding-under-way", "this device is being configured")
+
+    async def _run(self, around: Surroundings) -> Outcome:
+        self._check_idle()
+        if not around.only_confirm:
+            self._folder.try_out()  # else a voucher would be in the maker's log, and a certificate issued, for nothing
         self._driver = Driver(around, self._means)
         try:
             return await self._driver.run()

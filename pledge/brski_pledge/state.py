@@ -115,6 +115,7 @@ class Folder:
         """
         new = self.path / NEW
         try:
+            self._erase(_SECRETS, self._disk.names(self.path))
             self._disk.make_folder(self.path)
             try:
                 # Not synced: what is removed at once seldom gets as far as the flash, and so wears nothing.

@@ -26,7 +26,7 @@ from brski_common.certificates import load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
-from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, Folder
+from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, Folder
 from tests.support.link_host import write_device
 from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, folder_of, serve
 from tests.support.world import NOW, Domain, Manufacturer, key_for
@@ -124,8 +124,11 @@ async def test_a_device_that_is_being_configured_starts_no_second_onboarding(tmp
         device = pledge(tmp_path / "state", address)
         first = asyncio.ensure_future(device.onboard())
         await asked.wait()
-        with pytest.raises(Refused, match="under-way"):
-            await device.onboard()
+        (tmp_path / "state" / NEW).write_bytes(b"being written")
+        for begin in (device.onboard, lambda: device.enroll_at(Offer(*_host_and_port(address)), bytes(32))):
+            with pytest.raises(Refused, match="under-way"):
+                await begin()
+        assert (tmp_path / "state" / NEW).exists()
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
