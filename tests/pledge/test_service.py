@@ -594,6 +594,10 @@ def test_advice_is_given_once(device_files: Path, capsys: pytest.CaptureFixture[
     assert main(["renew", *config]) == 1
     line = "brski-pledge: not-enrolled: there is nothing to renew: run `brski-pledge onboard` first\n"
     assert capsys.readouterr().err == line
+    key = device_files / "idevid.key"
+    assert main(["status", "--state", str(key)]) == 1
+    line = f"brski-pledge: state-unusable: {key}: this has to be a folder: the state needs a folder that can be written"
+    assert capsys.readouterr().err.startswith(line)
     identity = device_files / "state" / IDENTITY
     identity.parent.mkdir()
     identity.write_bytes(b"brski-pledge state")
