@@ -40,23 +40,21 @@ class DeviceFile:
         A person at a console gives up after one round, unless something says `once = false`.
         """
         values = {"once": True} | _values(path, options, environment)
-        where = "options" if path is None else str(path)
-        _check_names(values, path)
-        try:
-            behaviour: dict[str, Any] = {name: _frozen(values[name]) for name in BEHAVIOUR if name in values}
-            settings = PledgeSettings(**behaviour)
-            own: dict[str, Any] = {name: _own(name, values[name]) for name in _own_names() if name in values}
-        except Misconfigured as error:
-            raise Misconfigured(error.reason, f"{where}: {error.detail}") from error
+        _check_known(values, path)
+        _check_complete(values, path)
+        own, settings = _judged(values, path, options, environment)
         return cls(**own, settings=settings)
 
-    @staticmethod
-    def state_of(path: Path | None, option: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
-        """The state folder alone, for what needs nothing else; raises Misconfigured."""
-        state = _values(path, {"state": option}, environment).get("state")
-        if state is None:
+    @classmethod
+    def state_of(cls, path: Path | None, option: Path | None, environment: Mapping[str, str] = os.environ) -> Path:
+        """The state folder, for what needs nothing else; all that is set is judged. Raises Misconfigured."""
+        options = {"state": option}
+        values = _values(path, options, environment)
+        _check_known(values, path)
+        own, _ = _judged(values, path, options, environment)
+        if "state" not in own:
             raise Misconfigured("setting-missing", "state: name the folder with --state, or a file with --config")
-        return Path(str(_own("state", state)))
+        return Path(own["state"])
 
 
 def _values(path: Path | None, options: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
@@ -64,6 +62,10 @@ def _values(path: Path | None, options: Mapping[str, Any], environment: Mapping[
     for name, text in environment.items():
         if name.startswith(ENVIRONMENT):
             key = name.removeprefix(ENVIRONMENT).lower()
+            if key not in BEHAVIOUR and key not in _own_names():
+                raise Misconfigured(
+                    "setting-unknown", f"{name}; allowed are {_known()}, in capitals after {ENVIRONMENT}"
+                )
             values[key] = _from_text(name, text, BEHAVIOUR.get(key, False if key == "trusted_clock" else None))
     return values | {name: value for name, value in options.items() if value is not None}
 
@@ -103,13 +105,19 @@ def _own_names() -> dict[str, bool]:
     return {each.name: each.default is MISSING for each in fields(DeviceFile) if each.name != "settings"}
 
 
-def _check_names(values: Mapping[str, Any], path: Path | None) -> None:
-    own, where = _own_names(), "options" if path is None else str(path)
-    unknown = sorted(values.keys() - own.keys() - BEHAVIOUR.keys())
+def _known() -> str:
+    return ", ".join(sorted({*_own_names(), *BEHAVIOUR}))
+
+
+def _check_known(values: Mapping[str, Any], path: Path | None) -> None:
+    unknown = sorted(values.keys() - _own_names().keys() - BEHAVIOUR.keys())
     if unknown:
-        known = ", ".join(sorted({*own, *BEHAVIOUR}))
-        raise Misconfigured("setting-unknown", f"{where}: {', '.join(unknown)}; allowed are {known}")
-    missing = [name for name, needed in own.items() if needed and name not in values]
+        where = "options" if path is None else str(path)
+        raise Misconfigured("setting-unknown", f"{where}: {', '.join(unknown)}; allowed are {_known()}")
+
+
+def _check_complete(values: Mapping[str, Any], path: Path | None) -> None:
+    missing = [name for name, needed in _own_names().items() if needed and name not in values]
     if missing and path is None:
         options = ", ".join(f"--{name.replace('_', '-')}" for name in missing)
         raise Misconfigured("setting-missing", f"give {options}, or a file that has them with --config")
@@ -117,11 +125,30 @@ def _check_names(values: Mapping[str, Any], path: Path | None) -> None:
         raise Misconfigured("setting-missing", f"{path}: {', '.join(missing)}")
 
 
+def _judged(
+    values: Mapping[str, Any], path: Path | None, options: Mapping[str, Any], environment: Mapping[str, str]
+) -> tuple[dict[str, Any], PledgeSettings]:
+    """The device's own things and its behaviour; raises Misconfigured, which says where a wrong value comes from."""
+    try:
+        behaviour: dict[str, Any] = {name: _frozen(values[name]) for name in BEHAVIOUR if name in values}
+        settings = PledgeSettings(**behaviour)
+        return {name: _own(name, values[name]) for name in _own_names() if name in values}, settings
+    except Misconfigured as error:
+        name = error.detail.partition(":")[0]
+        variable, where = ENVIRONMENT + name.upper(), "options" if path is None else str(path)
+        if options.get(name) is not None:
+            where = "options"
+        elif variable in environment:
+            where = variable
+        raise Misconfigured(error.reason, f"{where}: {error.detail}") from error
+
+
 def _own(name: str, value: object) -> object:
     if name == "trusted_clock":
         demand(isinstance(value, bool), name, "true or false")
         return value
-    demand(isinstance(value, str | Path) and bool(str(value)), name, "a path")
+    sound = isinstance(value, str | Path) and bool(str(value)) and "\0" not in str(value)
+    demand(sound, name, "a path")
     return str(value) if name == "key" else Path(str(value))
 
 

@@ -13,12 +13,13 @@ import secrets
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Literal
 
 from brski_common.certificates import PrivateKey
-from brski_common.errors import BrskiError
+from brski_common.errors import BrskiError, Misconfigured
 from brski_pledge import actions, enrolling, events
 from brski_pledge.actions import Action, Input, Moment
 from brski_pledge.bootstrap import Bootstrap
@@ -91,7 +92,7 @@ class Driver:
         self._ears = _Ears(around.settings, self.report, means.tell)
         self._ended: asyncio.Future[Outcome] = self._loop.create_future()
         self._inputs = deque[Input]()
-        self._is_busy = False
+        self._is_busy = self._has_disk_failed = False
         self._work: asyncio.Task[Input | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._kept = around.renewing
@@ -139,7 +140,7 @@ class Driver:
             case actions.Send():
                 self._transport.send(action)
             case actions.Connect():
-                self._transport.connect(action)
+                self._connect(action)
             case actions.CloseConnection(attempt):
                 self._transport.close(attempt)
             case actions.FetchRevocationLists():
@@ -154,11 +155,23 @@ class Driver:
             case actions.Failed(reason, detail, refused):
                 self._ended.set_result(Outcome("refused" if refused else "failed", reason, detail))
 
+    def _connect(self, action: actions.Connect) -> None:
+        """Nobody is asked for one more voucher while the disk that did not keep the last one would not keep it."""
+        if self._has_disk_failed:
+            try:
+                self._means.folder.try_out()
+            except Misconfigured as error:
+                self._inputs.append(actions.Lost(action.attempt, error.reason, error.detail))
+                return
+        self._has_disk_failed = False
+        self._transport.connect(action)
+
     def _operational(self, enrollment: Enrollment, *, confirmed: bool) -> Outcome:
         kept = self._kept or enrollment
         if confirmed and not enrollment.confirmed:
-            self._means.folder.confirm()
-            kept = replace(kept, confirmed=True)
+            with suppress(OSError):  # then the registrar is told a second time, at the next boot
+                self._means.folder.confirm()
+                kept = replace(kept, confirmed=True)
         return Outcome("operational", enrollment=kept)
 
     # What the device does by itself
@@ -185,7 +198,9 @@ class Driver:
                 raise
             if isinstance(error, BrskiError):
                 return actions.NotDone(action.attempt, error.reason)
-            return actions.NotDone(action.attempt, "disk-failed", error.strerror or "")
+            self._has_disk_failed = True
+            where = error.filename or self._means.folder.path
+            return actions.NotDone(action.attempt, "disk-failed", f"{where}: {error.strerror}")
         return None
 
     def _done(self, work: asyncio.Task[Input | None]) -> None:

@@ -197,8 +197,7 @@ class CertificateReceived(Event):
     @classmethod
     def of(cls, certificate: x509.Certificate) -> Self:
         """From the certificate."""
-        issuer = certificate.issuer.rfc4514_string()
-        return cls(common_name(certificate), issuer, certificate.not_valid_after_utc)
+        return cls(common_name(certificate), name_of(certificate.issuer), certificate.not_valid_after_utc)
 
     def _detail(self) -> str:
         return f"{self.subject} from {self.issuer}, until {self.not_after:%Y-%m-%d}"
@@ -249,3 +248,8 @@ class ResetDone(Event):
     """Back to the factory state: only the IDevID is left."""
 
     step: ClassVar[str] = "reset"
+
+
+def name_of(name: x509.Name) -> str:
+    """A subject or issuer as people read it: a serial number stands as `serialNumber=`, not under its OID."""
+    return name.rfc4514_string({x509.NameOID.SERIAL_NUMBER: "serialNumber"})

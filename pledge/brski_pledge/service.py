@@ -70,8 +70,10 @@ class Pledge:
     async def onboard(self) -> Outcome:
         """Find the owner and enroll. Returns at once, without a packet, if that has happened (RFC 8995, 5).
 
-        Without `once` in the settings this goes on until it succeeds; cancel it to stop.
+        Without `once` in the settings this goes on until it succeeds; cancel it to stop. Raises Misconfigured, before
+        anything is sent, if the state folder cannot take a state or has a damaged one.
         """
+        self._check_idle()  # else what is tidied up might be what the other run is writing
         enrollment = self._folder.load()
         self._folder.tidy()
         if enrollment is not None and not enrollment.confirmed:
@@ -94,7 +96,7 @@ class Pledge:
         """
         enrollment = self._folder.load()
         if enrollment is None:
-            raise Refused("not-enrolled", "there is nothing to renew: onboard first")
+            raise Refused("not-enrolled", "there is nothing to renew")
         around, server = self._surroundings(replace(self.settings, once=True)), self.settings.renewal_offer
         renewing = enrollment if server is None else replace(enrollment, host=server.host, port=server.port)
         outcome = await self._run(replace(around, renewing=renewing, rekey=rekey))
@@ -147,9 +149,14 @@ class Pledge:
         observed = self._means.observer is not None
         return Surroundings(self._device, settings, secrets.token_bytes, self._cloud_anchors, observed=observed)
 
-    async def _run(self, around: Surroundings) -> Outcome:
+    def _check_idle(self) -> None:
         if self._driver is not None:
             raise Refused("onboarding-under-way", "this device is being configured")
+
+    async def _run(self, around: Surroundings) -> Outcome:
+        self._check_idle()
+        if not around.only_confirm:
+            self._folder.try_out()  # else a voucher would be in the maker's log, and a certificate issued, for nothing
         self._driver = Driver(around, self._means)
         try:
             return await self._driver.run()

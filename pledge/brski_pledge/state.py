@@ -22,11 +22,10 @@ The laws of this file (docs/adr/0016):
 """
 
 import base64
-import os
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from hashlib import sha256
@@ -40,15 +39,15 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from brski_common import strictjson
 from brski_common.certificates import Credential, PrivateKey, load_certificate, public_key_info, spki, to_der, to_pem
 from brski_common.errors import BrskiError, Misconfigured
+from brski_pledge.disk import Disk
 
 IDENTITY = "identity.pem"
 NEW, OLD = "identity.new", "identity.old"  # what is being written, what a reset has yet to overwrite
 LDEVID, ANCHORS, VOUCHER = "ldevid.pem", "anchors.pem", "voucher"  # the exports
 EXPORT_NEW = "export.new"  # the one that is being written
 
-SECRET, PRIVATE_FOLDER = 0o600, 0o700
-MAX_FILE_BYTES = 2 * 1024 * 1024
 STATE_VERSION = 1
+ROOM = 16 * 1024  # bytes that have to be free; with P-256 keys a state takes about 7 KiB
 RENEW_AT = 2 / 3  # of a certificate's lifetime
 
 _SECRETS, _EXPORTS = (NEW, OLD), (LDEVID, ANCHORS, VOUCHER, EXPORT_NEW)
@@ -84,79 +83,6 @@ class Enrollment:
         return begin + (end - begin) * RENEW_AT
 
 
-class Disk:
-    """The few things a state folder does to a file system. What is not said to be durable is so after `sync`."""
-
-    def names(self, folder: Path) -> Sequence[str]:
-        """What a folder holds; empty if there is no such folder."""
-        try:
-            return os.listdir(folder)  # noqa: PTH208 -- the names are wanted, not paths made of them
-        except FileNotFoundError:
-            return ()
-
-    def read(self, path: Path) -> bytes:
-        """A whole file; raises OSError."""
-        with path.open("rb") as file:
-            return file.read(MAX_FILE_BYTES)
-
-    def make_folder(self, path: Path) -> None:
-        """Make a folder that only its owner may enter, unless it is there; parents that are made too are durable."""
-        try:
-            path.mkdir(mode=PRIVATE_FOLDER)
-        except FileExistsError:
-            pass
-        except FileNotFoundError:
-            self.make_folder(path.parent)
-            self.sync(path.parent.parent)
-            self.make_folder(path)
-
-    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
-        """Write a file that only its owner may read; if `durable`, its content (not its name) is so on return."""
-        with _opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
-            _write_all(descriptor, data)
-            if durable:
-                os.fsync(descriptor)
-
-    def write_byte(self, path: Path, at: int, value: bytes) -> None:
-        """Change one byte of a file; raises OSError if there is none."""
-        with _opened(path, os.O_WRONLY) as descriptor:
-            os.pwrite(descriptor, value, at)
-
-    def sync(self, folder: Path) -> None:
-        """Make the names in a folder durable."""
-        with _opened(folder, os.O_RDONLY) as descriptor:
-            os.fsync(descriptor)
-
-    def rename(self, source: Path, target: Path) -> None:
-        """Rename over whatever `target` is."""
-        source.replace(target)
-
-    def replace(self, source: Path, target: Path) -> None:
-        """Rename over `target`, durably; only then what `target` was is overwritten with zeros."""
-        try:
-            old = os.open(target, os.O_WRONLY)
-        except FileNotFoundError:
-            source.replace(target)
-            self.sync(target.parent)
-            return
-        try:
-            source.replace(target)
-            self.sync(target.parent)
-            _blank(old)
-        finally:
-            os.close(old)
-
-    def blank(self, path: Path) -> None:
-        """Overwrite a file with zeros, durably."""
-        with _opened(path, os.O_WRONLY) as descriptor:
-            _blank(descriptor)
-
-    def remove(self, path: Path) -> None:
-        """Remove a file; nothing happens if it is gone."""
-        with suppress(FileNotFoundError):
-            path.unlink()
-
-
 class Folder:
     """The state of one device. Every method blocks; raises OSError where the disk fails."""
 
@@ -167,15 +93,37 @@ class Folder:
         """What is kept, None in the factory state; raises Misconfigured if what is kept cannot be read.
 
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
-        device (RFC 8995, 5).
+        device (RFC 8995, 5). Nor is one that the disk does not give.
         """
+        where = self.path / IDENTITY
         try:
-            return _read(self._disk.read(self.path / IDENTITY), self.path)
+            return _read(self._disk.read(where), self.path)
         except FileNotFoundError:
             return None
-        except (BrskiError, OSError, ValueError, LookupError, TypeError, UnsupportedAlgorithm) as error:
-            where = self.path / IDENTITY
-            raise Misconfigured("state-damaged", f"{where}: {error}; `brski-pledge reset` begins anew") from error
+        except NotADirectoryError as error:
+            raise Misconfigured("state-unusable", f"{self.path}: this has to be a folder") from error
+        except OSError as error:
+            raise Misconfigured("state-unreadable", f"{where}: {error.strerror}") from error
+        except (BrskiError, ValueError, LookupError, TypeError, UnsupportedAlgorithm) as error:
+            raise Misconfigured("state-damaged", f"{where}: {error}") from error
+
+    def try_out(self) -> None:
+        """Find out whether a state can be kept here, before anybody is asked for one.
+
+        Makes the folder, and writes and removes a file as large as a state may be. Raises Misconfigured, which names
+        the path.
+        """
+        new = self.path / NEW
+        try:
+            self._erase(_SECRETS, self._disk.names(self.path))
+            self._disk.make_folder(self.path)
+            try:
+                # Not synced: what is removed at once seldom gets as far as the flash, and so wears nothing.
+                self._disk.write(new, bytes(ROOM), durable=False)
+            finally:
+                self._disk.remove(new)
+        except OSError as error:
+            raise Misconfigured("state-unusable", f"{error.filename or self.path}: {error.strerror}") from error
 
     def save(self, enrollment: Enrollment) -> Enrollment:
         """Keep `enrollment` instead of whatever was kept; when this returns no power loss can undo it.
@@ -186,7 +134,12 @@ class Folder:
         names = disk.names(self.path)
         self._erase(_SECRETS, names)
         disk.make_folder(self.path)
-        disk.write(self.path / NEW, identity, durable=True)
+        try:
+            disk.write(self.path / NEW, identity, durable=True)
+        except OSError:
+            with suppress(OSError):  # half a secret, on a disk that may be full: the first error is the one to tell
+                self._erase((NEW,), (NEW,))
+            raise
         disk.replace(self.path / NEW, self.path / IDENTITY)
         disk.sync(self.path.parent)
         if LDEVID in names:
@@ -200,13 +153,21 @@ class Folder:
             self._disk.write_byte(self.path / IDENTITY, _REPORTED_AT, b"1")
 
     def export(self, enrollment: Enrollment) -> None:
-        """Write the certificates and the voucher for other programs; these never see half a file, and no secret."""
+        """Write the certificates and the voucher for other programs; these never see half a file, and no secret.
+
+        What counts is kept, whatever comes of this. An OSError leaves nothing unfinished behind.
+        """
         chain, anchors, names = enrollment.credential.chain, enrollment.anchors, self._disk.names(self.path)
         for name, data in ((LDEVID, to_pem(*chain)), (ANCHORS, to_pem(*anchors)), (VOUCHER, enrollment.voucher)):
             path, new = self.path / name, self.path / EXPORT_NEW
             if name not in names or self._disk.read(path) != data:
-                self._disk.write(new, data, durable=True)
-                self._disk.rename(new, path)
+                try:
+                    self._disk.write(new, data, durable=True)
+                    self._disk.rename(new, path)
+                except OSError:
+                    with suppress(OSError):
+                        self._disk.remove(new)
+                    raise
 
     def reset(self) -> None:
         """Back to the factory state: the LDevID, its key and all anchors are erased (IEEE 802.1AR-2018, 6)."""
@@ -215,12 +176,27 @@ class Folder:
         if IDENTITY in names:
             self._disk.rename(self.path / IDENTITY, self.path / OLD)
             self._disk.sync(self.path)
+        self._erase(_EXPORTS, names)
         self.tidy()
+
+    def strangers(self) -> Sequence[Path]:
+        """What a reset would erase here although nothing says that a pledge wrote it, as in a folder of another kind.
+
+        A damaged state is not among it as long as anything is left by which to know it.
+        """
+        names = self._disk.names(self.path)
+        if IDENTITY in names:
+            path = self.path / IDENTITY
+            return () if _is_ours(self._disk.read(path)) else (path,)
+        return () if OLD in names else tuple(self.path / name for name in _EXPORTS if name in names)
 
     def tidy(self) -> None:
         """Erase what counts no more, and what a power loss left unfinished."""
         names = self._disk.names(self.path)
-        self._erase(_SECRETS if IDENTITY in names else (*_SECRETS, *_EXPORTS), names)
+        if OLD in names and IDENTITY not in names:
+            # A reset was cut short. Without its mark, these names may be another program's files.
+            self._erase(_EXPORTS, names)
+        self._erase(_SECRETS, names)
 
     def _erase(self, unwanted: Iterable[str], names: Sequence[str]) -> None:
         found = [name for name in unwanted if name in names]
@@ -235,26 +211,6 @@ class Folder:
     def _is_in_use(self, name: str) -> bool:
         """Whether this may be a second name of the identity, after a rename that a power loss tore apart."""
         return self._disk.read(self.path / name) == self._disk.read(self.path / IDENTITY)
-
-
-@contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    descriptor = os.open(path, flags, SECRET)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _blank(descriptor: int) -> None:
-    _write_all(descriptor, bytes(os.fstat(descriptor).st_size))
-    os.fsync(descriptor)
-
-
-def _write_all(descriptor: int, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[os.write(descriptor, rest) :]
 
 
 # The bytes: blocks as in PEM (RFC 7468), of which other programs read the key and the chain
@@ -304,6 +260,11 @@ def _read(data: bytes, folder: Path) -> Enrollment:
         confirmed=confirmed,
         folder=folder,
     )
+
+
+def _is_ours(data: bytes) -> bool:
+    """Whether a pledge wrote this, whatever happened to it since; what is empty or zeros holds nothing to lose."""
+    return TITLE in data or b"-----BEGIN BRSKI " in data or not any(data)
 
 
 def _title(content: bytes, *, confirmed: bool) -> bytes:

@@ -1,6 +1,7 @@
 """What carries out the machine's actions: in order, one thing at a time, and nothing left behind."""
 
 import asyncio
+import errno
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from brski_pledge import Enrollment, Pledge, PledgeSettings, actions
-from brski_pledge.state import IDENTITY, Folder
+from brski_common.errors import Misconfigured
+from brski_pledge import Enrollment, Event, Pledge, PledgeSettings, actions
+from brski_pledge.discovery import parse_offer
+from brski_pledge.disk import Disk
+from brski_pledge.events import AttemptFailed
+from brski_pledge.state import IDENTITY, NEW, Folder
 from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, Stage, folder_of, serve
 from tests.support.world import NOW, Manufacturer
 
@@ -177,3 +182,87 @@ def test_events_are_made_for_an_observer_alone() -> None:
 
 async def _call(work: Callable[[], None]) -> None:
     work()
+
+
+# A disk that keeps nothing
+
+
+class FailingDisk(Disk):
+    """A real disk that is full for so many writes of a state, whatever it said when it was tried out."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures, self.is_full = failures, False
+
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
+        if self.is_full or (durable and self.failures):
+            self.failures, self.is_full = self.failures - durable, True
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        super().write(path, data, durable=durable)
+
+
+@pytest.mark.parametrize("verb", ["onboard", "enroll_at"])
+async def test_a_folder_that_takes_no_state_is_told_before_a_packet_is_sent(verb: str, tmp_path: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    server = await serve(registrar)
+    address = server.url.removeprefix("https://")
+    (tmp_path / "dangling").symlink_to("/nowhere/x")
+    device = pledge(address, Folder(tmp_path / "dangling" / "state"))
+    with pytest.raises(Misconfigured, match=r"state-unusable: .*/dangling/state: No such file"):
+        await (device.onboard() if verb == "onboard" else device.enroll_at(parse_offer(address), bytes(32)))
+    await server.close(0.1)
+    assert registrar.seen == []
+    assert registrar.clients == []
+
+
+async def test_a_renewal_that_could_not_be_kept_is_not_asked_for(tmp_path: Path) -> None:
+    registrar, disk = FakeRegistrar(maker=MAKER), FailingDisk(0)
+    server = await serve(registrar)
+    device = pledge(server.url.removeprefix("https://"), Folder(tmp_path, disk))
+    assert (await device.onboard()).is_operational
+    seen, disk.is_full = len(registrar.seen), True
+    with pytest.raises(Misconfigured, match="No space left"):
+        await device.renew()
+    assert len(registrar.seen) == seen
+    disk.is_full = False
+    assert (await device.renew()).is_operational
+    await server.close(0.1)
+
+
+async def test_a_disk_that_fails_costs_one_voucher_until_it_works_again(tmp_path: Path) -> None:
+    registrar, disk, failed = FakeRegistrar(maker=MAKER), FailingDisk(1), list[tuple[str, str]]()
+    server = await serve(registrar)
+
+    def lamp(event: Event) -> None:
+        if isinstance(event, AttemptFailed):
+            failed.append((event.reason, event.explanation))
+            disk.is_full = len(failed) < 3
+            device.link_up()  # ends the back-off
+
+    address = server.url.removeprefix("https://")
+    settings = PledgeSettings(mdns=False, registrars=(address,))
+    folder = Folder(tmp_path / "state", disk)
+    device = Pledge(settings, MAKER.idevid("SN-1"), MAKER.voucher_anchors, state=folder, observer=lamp)
+    assert (await device.onboard()).is_operational
+    await server.close(0.1)
+    full = f"{tmp_path / 'state' / NEW}: No space left on device"
+    assert failed == [("disk-failed", full), ("state-unusable", full), ("state-unusable", full)]
+    assert len(registrar.asked("requestvoucher")) == 2
+
+
+async def test_a_confirmation_that_cannot_be_noted_is_made_again_at_the_next_boot(tmp_path: Path) -> None:
+    class ReadOnlyDisk(Disk):
+        def write_byte(self, path: Path, at: int, value: bytes) -> None:
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    registrar = FakeRegistrar(maker=MAKER)
+    server = await serve(registrar)
+    address = server.url.removeprefix("https://")
+    outcome = await pledge(address, Folder(tmp_path, ReadOnlyDisk())).onboard()
+    assert outcome.is_operational
+    assert outcome.enrollment is not None
+    assert not outcome.enrollment.confirmed
+    again = await pledge(address, Folder(tmp_path)).onboard()
+    await server.close(0.1)
+    assert again.enrollment is not None
+    assert again.enrollment.confirmed
+    assert len(registrar.reports("enrollstatus")) == 2

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import os
+import signal
 import socket
 import ssl
 import stat
@@ -25,7 +26,7 @@ from brski_common.certificates import load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
-from brski_pledge.state import IDENTITY, Folder
+from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, Folder
 from tests.support.link_host import write_device
 from tests.support.registrar_fake import Answer, FakeRegistrar, Reply, folder_of, serve
 from tests.support.world import NOW, Domain, Manufacturer, key_for
@@ -123,8 +124,11 @@ async def test_a_device_that_is_being_configured_starts_no_second_onboarding(tmp
         device = pledge(tmp_path / "state", address)
         first = asyncio.ensure_future(device.onboard())
         await asked.wait()
-        with pytest.raises(Refused, match="under-way"):
-            await device.onboard()
+        (tmp_path / "state" / NEW).write_bytes(b"being written")
+        for begin in (device.onboard, lambda: device.enroll_at(Offer(*_host_and_port(address)), bytes(32))):
+            with pytest.raises(Refused, match="under-way"):
+                await begin()
+        assert (tmp_path / "state" / NEW).exists()
         first.cancel()
         with pytest.raises(asyncio.CancelledError):
             await first
@@ -316,8 +320,14 @@ async def test_a_renewal_that_is_not_due_does_nothing(device_files: Path) -> Non
     async with listening(registrar) as address:
         await command(device_files, "onboard", "--registrar", address)
         seen = len(registrar.seen)
-        code, _, _ = await command(device_files, "renew", "--if-due")
+        code, out, _ = await command(device_files, "renew", "--if-due", "--json")
         assert (code, len(registrar.seen)) == (0, seen)
+        told = json.loads(out)
+        assert told["renewal"] == f"not due until {told['renew-at']}"
+        code, out, _ = await command(device_files, "renew", "--if-due")
+        assert "not due until" in out
+        code, out, _ = await command(device_files, "renew", "--json")
+        assert (code, json.loads(out)["renewal"]) == (0, "done")
 
 
 def _long_lived(certificate: x509.Certificate) -> x509.Certificate:
@@ -353,6 +363,7 @@ def test_the_public_names_are_these() -> None:
         "events",
     ]
     assert all(hasattr(brski_pledge, name) for name in brski_pledge.__all__)
+    assert not hasattr(brski_pledge, "Pledges")
 
 
 def test_importing_the_package_loads_no_network_and_no_server_library() -> None:
@@ -434,7 +445,9 @@ async def test_the_command_says_in_one_line_why_it_failed(device_files: Path) ->
         code, out, err = await command(device_files, "onboard", "--registrar", address, "--json")
     assert code == 1
     assert json.loads(out)["reason"] == "voucher-request-refused"
-    assert err.splitlines()[-1] == "brski-pledge: voucher-request-refused: HTTP 403: not on the list"
+    line = err.splitlines()[-1]
+    assert line.startswith("brski-pledge: voucher-request-refused: HTTP 403: not on the list: the registrar's operator")
+    assert "`brski-registrar device show SN-1`" in line, "where to look"
     assert "Traceback" not in err
 
 
@@ -502,7 +515,7 @@ def test_missing_settings_are_named_as_options(
     device_files: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(device_files)
-    assert main(["onboard", "--state", "state"]) == 1
+    assert main(["onboard", "--state", "state"]) == 2
     assert "give --certificate, --key, --voucher-anchors, or a file" in capsys.readouterr().err
 
 
@@ -510,14 +523,26 @@ BAD_USE = {
     "no command": ([], 2),
     "unknown command": (["launch"], 2),
     "unknown option": (["status", "--frob"], 2),
-    "no state": (["status"], 1),
+    "no state": (["status"], 2),
+    "no state in the file": (["status", "--config", "empty.toml"], 1),
+    "a fingerprint of nobody": (["onboard", "--config", "pledge.toml", "--fingerprint", "00"], 2),
+    "no time at all": (["onboard", "--config", "pledge.toml", "--timeout", "-1"], 2),
+    "endless time": (["onboard", "--config", "pledge.toml", "--timeout", "inf"], 2),
+    "no number": (["renew", "--config", "pledge.toml", "--timeout", "soon"], 2),
+    "a file as the folder": (["status", "--state", "idevid.key"], 1),
+    "a file as the folder of an onboarding": (["onboard", "--config", "pledge.toml", "--state", "idevid.key"], 1),
+    "a file to reset": (["reset", "--state", "idevid.key"], 1),
+    "a folder that is not there": (["reset", "--state", "typo"], 1),
+    "a link to nowhere": (["onboard", "--config", "pledge.toml", "--state", "dangling/state"], 1),
     "no such file": (["status", "--config", "missing.toml"], 1),
-    "no IDevID": (["onboard", "--state", "state"], 1),
+    "no IDevID": (["onboard", "--state", "state"], 2),
     "bad registrar": (["onboard", "--config", "pledge.toml", "--registrar", "nonsense"], 1),
     "missing key": (["onboard", "--config", "pledge.toml", "--key", "missing.key"], 1),
     "key of another": (["onboard", "--config", "pledge.toml", "--key", "other.key"], 1),
     "anchors of nobody": (["onboard", "--config", "pledge.toml", "--voucher-anchors", "pledge.toml"], 1),
-    "unknown setting": (["status", "--config", "odd.toml"], 0),
+    "unknown setting": (["status", "--config", "odd.toml"], 1),
+    "unknown setting in reset": (["reset", "--config", "odd.toml"], 1),
+    "bad setting": (["status", "--config", "bad.toml"], 1),
     "unknown setting in onboard": (["onboard", "--config", "odd.toml"], 1),
     "bad renewal registrar": (["renew", "--config", "pledge.toml", "--registrar", "nonsense"], 1),
     "no TOML": (["onboard", "--config", "broken.toml"], 1),
@@ -533,7 +558,10 @@ def test_bad_use_ends_with_one_line_and_its_code(
     monkeypatch.chdir(device_files)
     text = (device_files / "pledge.toml").read_text()
     (device_files / "odd.toml").write_text(text + "frobnicate = 1\n")
+    (device_files / "bad.toml").write_text(text + "max_connections = 0\n")
     (device_files / "broken.toml").write_text("= nothing\n")
+    (device_files / "empty.toml").write_text("")
+    (device_files / "dangling").symlink_to("/nowhere/x")
     other = key_for("other").private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (device_files / "other.key").write_bytes(other)
     (device_files / "other.key").chmod(0o600)
@@ -547,6 +575,153 @@ def test_bad_use_ends_with_one_line_and_its_code(
     if code == 1:
         assert len(shown.err.splitlines()) == 1
         assert shown.err.startswith("brski-pledge: ")
+
+
+@pytest.mark.parametrize("verb", ["onboard", "status", "renew", "reset"])
+def test_an_unknown_option_is_answered_with_the_usage_of_its_verb(
+    verb: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([verb, "--bogus"])
+    assert caught.value.code == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith(f"usage: brski-pledge {verb} [-h]")
+    assert f"brski-pledge {verb}: error: unrecognized arguments: --bogus" in shown
+
+
+def test_advice_is_given_once(device_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = ["--config", str(device_files / "pledge.toml")]
+    assert main(["renew", *config]) == 1
+    line = "brski-pledge: not-enrolled: there is nothing to renew: run `brski-pledge onboard` first\n"
+    assert capsys.readouterr().err == line
+    key = device_files / "idevid.key"
+    assert main(["status", "--state", str(key)]) == 1
+    line = f"brski-pledge: state-unusable: {key}: this has to be a folder: the state needs a folder that can be written"
+    assert capsys.readouterr().err.startswith(line)
+    identity = device_files / "state" / IDENTITY
+    identity.parent.mkdir()
+    identity.write_bytes(b"brski-pledge state")
+    assert main(["status", *config]) == 1
+    assert capsys.readouterr().err.count("reset") == 1
+
+
+async def test_a_device_whose_exports_fail_is_operational_all_the_same(device_files: Path) -> None:
+    (device_files / "state" / LDEVID).mkdir(parents=True)
+    async with listening(FakeRegistrar(maker=MAKER)) as address:
+        code, out, err = await command(device_files, "onboard", "--registrar", address, "--json")
+    told = json.loads(out)
+    assert (code, told["state"]) == (0, "operational")
+    assert str(device_files / "state" / LDEVID) in told["warning"]
+    last = f"brski-pledge: warning: not exported for other programs: {device_files / 'state' / LDEVID}: Is a directory"
+    assert err.splitlines()[-1] == last
+
+
+async def test_status_says_names_in_words_and_warns_of_a_key_that_others_may_read(device_files: Path) -> None:
+    async with listening(FakeRegistrar(maker=MAKER)) as address:
+        code, _, _ = await command(device_files, "onboard", "--registrar", address)
+    assert code == 0
+    code, out, err = await command(device_files, "status")
+    assert (code, err) == (0, "")
+    assert "serialNumber=SN-1" in out
+    assert "2.5.4.5" not in out
+    identity = device_files / "state" / IDENTITY
+    identity.chmod(0o644)
+    code, out, err = await command(device_files, "status", "--json")
+    assert code == 0
+    assert err == f"brski-pledge: warning: {json.loads(out)['warning']}\n"
+    assert f"(mode 0644): `chmod 600 {identity}`" in err
+
+
+# Reset, in the wrong place and in the right one
+
+
+def test_a_reset_of_what_is_not_there_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["reset", "--state", str(tmp_path / "typo")]) == 1
+    assert f"state-missing: {tmp_path / 'typo'}: there is no such folder" in capsys.readouterr().err
+    assert main(["reset", "--state", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("name", [IDENTITY, LDEVID, ANCHORS])
+def test_a_file_that_no_pledge_wrote_is_erased_only_by_force(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    foreign = tmp_path / name
+    foreign.write_text("-----BEGIN OPENSSH PRIVATE KEY-----")
+    arguments = ["reset", "--state", str(tmp_path)]
+    assert main(arguments) == 1
+    assert str(foreign) in capsys.readouterr().err
+    assert foreign.read_text().startswith("-----BEGIN")
+    assert main([*arguments, "--force"]) == 0
+    assert not foreign.exists()
+
+
+@pytest.mark.parametrize("damage", ["title", "content", "cut", "empty", "zeros"])
+async def test_a_damaged_state_is_reset_without_force(damage: str, device_files: Path) -> None:
+    async with listening(FakeRegistrar(maker=MAKER)) as address:
+        await command(device_files, "onboard", "--registrar", address)
+    identity = device_files / "state" / IDENTITY
+    whole = identity.read_bytes()
+    damaged = {
+        "title": b"\xff" * 8 + whole[8:],
+        "content": whole[:300] + bytes([whole[300] ^ 1]) + whole[301:],
+        "cut": whole[:200],
+        "empty": b"",
+        "zeros": bytes(4096),
+    }
+    identity.write_bytes(damaged[damage])
+    code, _, err = await command(device_files, "status")
+    assert (code, "state-damaged" in err) == (1, True)
+    code, _, err = await command(device_files, "reset")
+    assert (code, err) == (0, "")
+    assert folder_of(device_files / "state") == {}
+
+
+# Interrupted
+
+
+async def test_a_keyboard_interrupt_ends_with_one_line_and_its_code(device_files: Path) -> None:
+    asked = asyncio.Event()
+
+    def patience(_registrar: FakeRegistrar, _send: actions.Send) -> Reply:
+        asked.set()
+        return Answer(202, b"", {"Retry-After": "60"})
+
+    arguments = ["-m", "brski_pledge", "onboard", "--config", str(device_files / "pledge.toml"), "--json"]
+    for stop, expected, reason in ((signal.SIGINT, 130, "interrupted"), (signal.SIGTERM, 1, "terminated")):
+        asked.clear()
+        registrar = FakeRegistrar(maker=MAKER, always={"requestvoucher": patience})
+        async with listening(registrar) as address:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, *arguments, "--registrar", address, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            )
+            await asked.wait()
+            process.send_signal(stop)
+            out, err = await process.communicate()
+        assert process.returncode == expected
+        assert json.loads(out)["reason"] == reason
+        assert err.decode().splitlines()[-1] == f"brski-pledge: {reason}"
+        assert b"Traceback" not in err
+
+
+INTERRUPTED_IMPORT = """
+import runpy, sys
+
+class Keyboard:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Keyboard())
+sys.argv[1:] = ["status", "--state", "state"]
+runpy.run_module("brski_pledge", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.parametrize("module", ["brski_pledge.command", "argparse", "cryptography", "brski_common"])
+def test_an_interrupt_while_the_command_starts_is_no_traceback(module: str) -> None:
+    code = INTERRUPTED_IMPORT.format(module=module)
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (shown.returncode, shown.stdout, shown.stderr) == (130, "", "brski-pledge: interrupted\n")
 
 
 def example_of(readme: Path) -> str:
@@ -573,11 +748,11 @@ async def test_the_example_of_the_readme_runs(tmp_path: Path) -> None:
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
-    for arguments in (["--help"], ["onboard", "--help"], ["status", "--help"]):
+    for verb in ("", "onboard", "status", "renew", "reset"):
         with pytest.raises(SystemExit) as caught:
-            main(arguments)
+            main([*([verb] if verb else []), "--help"])
         assert caught.value.code == 0
-        assert "brski-pledge onboard --config pledge.toml" in capsys.readouterr().out
+        assert f"  brski-pledge {verb or 'onboard'} --config pledge.toml" in capsys.readouterr().out
 
 
 async def test_an_observer_that_fails_keeps_no_device_from_its_owner(

@@ -63,9 +63,33 @@ def test_the_environment_speaks_every_kind_of_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("MDNS", "maybe"), ("MAX_CONNECTIONS", "many"), ("FROBNICATE", "1"), ("LDEVID_KEY", "DSA")]
 )
-def test_a_wrong_variable_is_said_so(name: str, value: str, tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured):
-        load(tmp_path, "", {f"BRSKI_PLEDGE_{name}": value})
+def test_a_wrong_variable_is_named(name: str, value: str, tmp_path: Path) -> None:
+    variable = f"BRSKI_PLEDGE_{name}"
+    with pytest.raises(Misconfigured) as caught:
+        load(tmp_path, "", {variable: value})
+    assert caught.value.detail.startswith(variable)
+    with pytest.raises(Misconfigured) as caught:
+        DeviceFile.state_of(None, tmp_path, {variable: value})
+    assert caught.value.detail.startswith(variable)
+
+
+def test_a_wrong_option_is_not_said_to_be_in_the_file(tmp_path: Path) -> None:
+    with pytest.raises(Misconfigured, match="options: registrars: "):
+        load(tmp_path, 'registrars = ["a.example:1"]', registrars=["nonsense"])
+
+
+def test_for_the_state_alone_no_more_is_needed_but_all_is_judged(tmp_path: Path) -> None:
+    path = tmp_path / "pledge.toml"
+    path.write_text('state = "s"\n')
+    assert DeviceFile.state_of(path, None, {}) == tmp_path / "s"
+    assert DeviceFile.state_of(path, Path("there"), {}) == Path("there")
+    for text, names in (("frobnicate = 1", "frobnicate"), ("mdns = 5", "mdns"), ("certificate = 5", "certificate")):
+        path.write_text(f'state = "s"\n{text}\n')
+        with pytest.raises(Misconfigured, match=rf"pledge\.toml: {names}"):
+            DeviceFile.state_of(path, None, {})
+    path.write_text('state = "a\\u0000b"\n')
+    with pytest.raises(Misconfigured, match="a path is allowed"):
+        DeviceFile.state_of(path, None, {})
 
 
 def test_at_a_console_one_round_is_enough_unless_somebody_says_otherwise(tmp_path: Path) -> None:

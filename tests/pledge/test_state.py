@@ -1,5 +1,6 @@
 """The state folder: complete or as before, whenever the power goes (RFC 8995, 1.3.4)."""
 
+import errno
 import re
 import ssl
 import stat
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from brski_common import keys
 from brski_common.certificates import Credential, load_pem, to_pem
 from brski_common.errors import Misconfigured
-from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, OLD, VOUCHER, Disk, Enrollment, Folder
+from brski_pledge.disk import Disk
+from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, OLD, VOUCHER, Enrollment, Folder
 from tests.support.registrar_fake import folder_of
 from tests.support.world import NOW, Domain, key_for
 
@@ -133,6 +135,104 @@ def test_a_disk_that_takes_no_export_keeps_the_identity_all_the_same(tmp_path: P
     assert same(folder.load(), FIRST)
     with pytest.raises(OSError, match="directory"):
         folder.export(FIRST)
+
+
+@pytest.mark.parametrize("name", [LDEVID, ANCHORS, VOUCHER])
+def test_a_device_that_starts_touches_no_file_of_another_program(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("another program's")
+    folder = Folder(tmp_path)
+    assert folder.strangers() == (tmp_path / name,)
+    folder.tidy()
+    assert (tmp_path / name).exists()
+
+
+def test_exports_of_a_reset_that_was_cut_short_are_erased_at_the_next_boot(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    folder.export(FIRST)
+    assert folder.strangers() == ()
+    (tmp_path / IDENTITY).rename(tmp_path / OLD)
+    assert folder.strangers() == ()
+    folder.tidy()
+    assert folder_of(tmp_path) == {}
+
+
+class SmallDisk(Disk):
+    """A real disk on which no file may be larger than `room` bytes."""
+
+    def __init__(self, room: int) -> None:
+        self.room = room
+
+    def write(self, path: Path, data: bytes, *, durable: bool) -> None:
+        super().write(path, data[: self.room], durable=durable)
+        if len(data) > self.room:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_an_export_that_fails_leaves_nothing_unfinished(tmp_path: Path) -> None:
+    disk = SmallDisk(10_000)
+    folder = Folder(tmp_path, disk)
+    folder.save(FIRST)
+    disk.room = 10
+    with pytest.raises(OSError, match="No space left"):
+        folder.export(FIRST)
+    assert list(folder_of(tmp_path)) == [IDENTITY]
+
+
+def test_a_state_that_does_not_fit_leaves_no_half_of_a_secret(tmp_path: Path) -> None:
+    folder = Folder(tmp_path, SmallDisk(1000))
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(FIRST)
+    assert folder_of(tmp_path) == {}
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    with pytest.raises(OSError, match="No space left"):
+        Folder(tmp_path, SmallDisk(1000)).save(SECOND)
+    assert same(folder.load(), FIRST)
+    assert list(folder_of(tmp_path)) == [IDENTITY]
+
+
+def test_trying_a_folder_out_makes_it_and_leaves_nothing_in_it(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "state"
+    Folder(path).try_out()
+    Folder(path).try_out()
+    assert list(path.iterdir()) == []
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
+
+
+def test_a_folder_that_takes_no_state_is_named(tmp_path: Path) -> None:
+    (tmp_path / "dangling").symlink_to("/nowhere/x")
+    (tmp_path / "file").write_text("")
+    for path, named in (
+        ("dangling/state", "dangling/state: No such file"),
+        ("dangling", f"dangling/{NEW}: No such file"),
+        ("file", "file: Not a directory"),
+        ("file/state", "file/state: Not a directory"),
+        ("/proc/ro", "/proc/ro: No such file"),
+        ("/proc/ro/state", "/proc/ro: No such file"),
+    ):
+        with pytest.raises(Misconfigured) as caught:
+            Folder(tmp_path / path).try_out()
+        assert caught.value.reason == "state-unusable"
+        assert named in caught.value.detail
+    with pytest.raises(Misconfigured, match=f"{NEW}: No space left"):
+        Folder(tmp_path / "state", SmallDisk(1000)).try_out()
+    assert folder_of(tmp_path / "state") == {}
+
+
+def test_what_the_disk_does_not_give_is_neither_damaged_nor_the_factory_state(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Misconfigured) as caught:
+        Folder(tmp_path / "file").load()
+    assert caught.value.reason == "state-unusable"
+    assert caught.value.detail.count(str(tmp_path)) == 1
+    (tmp_path / IDENTITY).mkdir()
+    with pytest.raises(Misconfigured) as caught:
+        Folder(tmp_path).load()
+    assert (caught.value.reason, caught.value.detail) == (
+        "state-unreadable",
+        f"{tmp_path / IDENTITY}: Is a directory",
+    )
 
 
 def test_a_renewal_replaces_the_identity_and_overwrites_the_old_key(tmp_path: Path) -> None:
@@ -461,9 +561,10 @@ def test_whatever_part_of_the_unsynced_survives(data: st.DataObject) -> None:
 def test_a_second_name_of_the_file_in_use_is_not_overwritten(tmp_path: Path, name: str) -> None:
     folder = Folder(tmp_path / "state")
     folder.save(FIRST)
-    (folder.path / name).hardlink_to(folder.path / IDENTITY)
-    folder.tidy()
-    assert same(folder.load(), FIRST)
+    for work in (folder.tidy, folder.try_out):
+        (folder.path / name).hardlink_to(folder.path / IDENTITY)
+        work()
+        assert same(folder.load(), FIRST)
     (folder.path / name).hardlink_to(folder.path / IDENTITY)
     folder.reset()
     assert folder_of(tmp_path) == {}

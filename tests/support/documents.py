@@ -132,9 +132,9 @@ def _typer_command(program: str) -> Any:  # noqa: ANN401 -- typer hides the type
 
 
 def _argparse_grammar(path: tuple[str, ...]) -> tuple[set[str], set[str]]:
-    from brski_pledge.__main__ import _parser
+    from brski_pledge.arguments import make_parser
 
-    parser = _parser()
+    parser = make_parser()
     for verb in path:
         parser = _subparsers(parser)[verb]
     return set(parser._option_string_actions), set(_subparsers(parser))
