@@ -1,17 +1,30 @@
 """What an operator is told: in the log, among those who knock, and when something is missing."""
 
 import json
+import logging
+from collections.abc import Iterator
 
 import pytest
 
+from brski_common import logs
 from brski_common.errors import PeerFailed, Refused
 from brski_registrar.knocking import turned_away
 from tests.support.plant import Plant, reason_of
 from tests.support.world import fresh
 
 
+@pytest.fixture(autouse=True)
+def warnings_as_json() -> Iterator[None]:
+    root = logging.getLogger()
+    before = root.level, list(root.handlers)
+    logs.configure(json=True, level="warning")
+    yield
+    root.setLevel(before[0])
+    root.handlers[:] = before[1]
+
+
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, object]]:
-    """The log so far; before `logs.configure` it is JSON, and of warnings."""
+    """The warnings so far, and what is worse."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 
@@ -24,6 +37,7 @@ async def test_a_masa_that_cannot_be_reached_is_one_warning_with_the_facts_as_fi
         (told,) = lines(capsys)
         assert (told["event"], told["level"], told["status"]) == ("refused", "warning", 502)
         assert (told["reason"], told["detail"]) == ("peer-unreachable", "nobody answered")
+        assert (told["serial_number"], told["manufacturer"]) == (line.serial, plant.maker.name)
         assert (told["path"], told["peer"]) == ("/.well-known/brski/requestvoucher", "127.0.0.1")
         assert reason_of(await line.get("/.well-known/est/csrattrs")) == "voucher-missing"
         assert (await line.request_voucher()).status == 200
