@@ -8,13 +8,22 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Final
 
 from brski_common.errors import BrskiError
 
+INTERRUPTED: Final = 130  # as a shell has it: 128 and the number of SIGINT
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command, and exit."""
-    given = list(sys.argv[1:] if arguments is None else arguments)
+    """Run one command, and exit; an interruption, be it in the midst of an import, is no traceback but 130."""
+    try:
+        _run(list(sys.argv[1:] if arguments is None else arguments))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _run(given: list[str]) -> None:
     if given[:1] == ["serve"] and not {"--help", "-h"} & set(given):
         sys.exit(_serve(given[1:]))
     from brski_registrar.commands.application import app  # noqa: PLC0415 -- see above

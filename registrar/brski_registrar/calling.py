@@ -32,8 +32,8 @@ def check_server(peer: Peer, anchors: Anchors, host: str, now: datetime) -> None
 
 def explanation(response: HttpResponse, operation: str) -> str:
     """What a server said in place of an answer, as one line for the log."""
-    text = printable(response.body[: 4 * MAX_EXPLANATION].decode("utf-8", "replace"), MAX_EXPLANATION)
-    return f"{operation}: {response.status} {text}"
+    text = printable(response.body[: 4 * MAX_EXPLANATION].decode("utf-8", "replace"), MAX_EXPLANATION).strip()
+    return f"{operation}: {response.status} {text}".rstrip()
 
 
 def retry_after(response: HttpResponse, default: float = DEFAULT_RETRY_AFTER_SECONDS) -> float:

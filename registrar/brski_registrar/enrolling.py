@@ -79,7 +79,10 @@ def authorise(device: Device | None, pledge: Pledge, policy: DomainPolicy) -> bo
         raise Refused("voucher-status-missing", "the pledge has not said whether it accepted the voucher")
     if device.state in LOG_PENDING:
         return False
-    raise Refused(_CLOSED.get(device.state, "voucher-missing"), device.reason)
+    if device.state in _CLOSED:
+        raise Refused(_CLOSED[device.state], device.reason)
+    # Why the last voucher request failed was told then, and is another matter.
+    raise Refused("voucher-missing", f"the device is {device.state}: it has to ask for a voucher first")
 
 
 _CLOSED: Final = {

@@ -13,7 +13,6 @@ allow it; 404 a device nobody knows; 406 the answer or the device is not accepta
 line, the slug of the reason; what lies behind it stays in the log.
 """
 
-import logging
 import math
 from collections.abc import Callable
 from functools import lru_cache, partial
@@ -22,7 +21,7 @@ from typing import Final
 from aiohttp import web
 from cryptography import x509
 
-from brski_common import csrattrs, est, telemetry, tls
+from brski_common import csrattrs, est, logs, telemetry, tls
 from brski_common import http as brski_http
 from brski_common.artifact import MAX_ARTIFACT_BYTES, Format
 from brski_common.errors import (
@@ -75,7 +74,7 @@ _SILENT: Final[dict[type[BrskiError], str]] = {PeerFailed: "masa-failed", Miscon
 _CA_FAILED: Final = "ca-failed"
 _CLOSING: Final = frozenset({"proximity-missing", "proximity-mismatch"})
 
-log = logging.getLogger("brski.registrar.http")
+log = logs.logger("registrar.http")
 
 
 def application(service: RegistrarService, est_service: EstService) -> web.Application:
@@ -97,14 +96,23 @@ def render(request: web.Request, error: BrskiError) -> web.Response:
     if isinstance(error, NotYet):
         return _later(request, error)
     status = STATUS.get(error.reason) or next(status for kind, status in _BY_CLASS if isinstance(error, kind))
-    log.log(
-        logging.ERROR if isinstance(error, Misconfigured) else logging.INFO, "%s %s: %s", status, request.path, error
-    )
+    _log(request, error, status)
     response = brski_http.plain(status, _told(error))
     if error.reason in _CLOSING:
         # RFC 8995, 5.2: somebody is on the path; the connection "MUST be closed after the returning" of 401.
         response.force_close()
     return response
+
+
+def _log(request: web.Request, error: BrskiError, status: int) -> None:
+    """One line about an answer that is no success; of whom it speaks was bound where he was identified."""
+    tell, event = log.info, "later" if isinstance(error, NotYet) else "refused"
+    if isinstance(error, PeerFailed) or error.reason == "masa-not-ready":
+        tell = log.warning
+    elif isinstance(error, Misconfigured):
+        tell = log.error
+    detail = error.detail.strip()
+    tell(event, status=status, reason=error.reason, detail=detail, path=request.path, peer=request.remote or "")
 
 
 def _told(error: BrskiError) -> str:
@@ -115,10 +123,11 @@ def _told(error: BrskiError) -> str:
 
 def _later(request: web.Request, error: NotYet) -> web.Response:
     """202 to those who are to repeat their request (RFC 8995, 5.6; RFC 7030, 4.2.3), 503 to others."""
-    log.info("later %s: %s", request.path, error)
     repeats = request.method == "POST" and request.path.rsplit("/", 1)[-1] in _REPEATED
     seconds = min(max(1, math.ceil(error.retry_after)), MAX_RETRY_AFTER_SECONDS)
-    response = brski_http.plain(202 if repeats else 503, error.reason)
+    status = 202 if repeats else 503
+    _log(request, error, status)
+    response = brski_http.plain(status, error.reason)
     response.headers["Retry-After"] = str(seconds)
     return response
 

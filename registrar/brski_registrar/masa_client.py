@@ -9,14 +9,13 @@ The laws of this file:
 4. What a MASA says in an error is for the operator's log, never for the pledge.
 """
 
-import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 from urllib.parse import urljoin, urlsplit
 
-from brski_common import auditlog, tls
+from brski_common import auditlog, logs, tls
 from brski_common.artifact import MAX_ARTIFACT_BYTES
 from brski_common.auditlog import AuditLog
 from brski_common.certificates import Credential, Peer
@@ -30,7 +29,7 @@ from brski_registrar.policy import Login, Manufacturer
 MAX_SITES: Final = 64
 REQUEST_SECONDS: Final = 15.0
 
-log = logging.getLogger("brski.registrar.masa")
+log = logs.logger("registrar.masa")
 
 
 class MasaClient(Protocol):
@@ -181,7 +180,7 @@ def _check_status(response: HttpResponse, operation: str) -> None:
         raise NotYet("masa-not-ready", detail, retry_after(response))
     if response.status == 401:
         # RFC 8995, 5.4: nothing a pledge could do; the operator has to look at the maker's record.
-        log.warning("the MASA wants another login than configured: %s", detail)
+        log.warning("the MASA wants another login than configured", detail=detail)
         raise PeerFailed("masa-login-refused", detail)
     if response.status == 404:
         raise Unknown("masa-unknown-device", detail)

@@ -44,7 +44,10 @@ async def block(store: Store, device: Device, *, reason: str, by: str, now: date
 
 
 async def unblock(store: Store, device: Device, *, by: str, now: datetime) -> Device:
-    """Take the block away; the device has to ask for a voucher anew."""
+    """Take the block away; the device has to ask for a voucher anew. Raises Refused if there is no block."""
+    if device.state is not State.BLOCKED:
+        # The reason that the lifecycle has for it, in words for people.
+        raise Refused("event-out-of-order", f"{device.serial_number} is {device.state}: only a block can be taken away")
     return await _advance(store, device, (Event.UNBLOCK,), Note("unblocked", "", f"by {by}"), now)
 
 

@@ -133,6 +133,8 @@ class JoinProxy:
             reason = str(cancelled.args[0]) if cancelled.args else "shutdown"
         except (BrskiError, OSError) as error:
             reason = error.reason if isinstance(error, BrskiError) else "connection-broken"
+            if isinstance(error, BrskiError):  # the device sees a reset connection, and cannot know why
+                log.warning("registrar not reached", source=flow.source, reason=error.reason, detail=error.detail)
         finally:
             for each in sockets:
                 each.close() if reason == "done" else _reset(each)
@@ -163,11 +165,12 @@ class JoinProxy:
 
     async def _connect(self) -> socket.socket:
         """A connection to the first address of the registrar that takes one; raises PeerFailed."""
-        for endpoint in await self._upstream():
+        endpoints = await self._upstream()
+        for endpoint in endpoints:
             with suppress(OSError):
                 async with asyncio.timeout(CONNECT_SECONDS):
                     return await _connected(endpoint)
-        raise PeerFailed("registrar-unreachable", "none of its addresses takes connections")
+        raise PeerFailed("registrar-unreachable", f"no connection to {', '.join(map(str, endpoints))}")
 
     def _forget(self, flow: Flow, reason: str) -> None:
         self.gate.leave(flow)

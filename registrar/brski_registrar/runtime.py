@@ -125,9 +125,10 @@ async def serving(settings: Settings, secret: Secret | None = None, clock: Clock
 
 
 def run(config: Path, *, as_json: bool = False) -> None:
-    """Serve until SIGTERM or SIGINT. With `as_json` a line on standard output says where; raises BrskiError."""
+    """Serve until SIGTERM or SIGINT. With `as_json` a line on standard output says where, and
+    the log is JSON too; raises BrskiError."""
     settings = load_settings(config)
-    logs.configure(json=settings.log.json_lines, level=settings.log.level)
+    logs.configure(json=as_json or settings.log.json_lines, level=settings.log.level)
     logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every odd packet that somebody sends
     logging.getLogger("alembic").setLevel(logging.WARNING)
     asyncio.run(_run(settings, as_json=as_json))

@@ -9,7 +9,6 @@ only their order. Vouchers are here, certificates in `est_service`.
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,9 +17,9 @@ from typing import Final
 
 from cryptography import x509
 
-from brski_common import artifact
+from brski_common import artifact, logs
 from brski_common.artifact import Format, Verified
-from brski_common.certificates import Credential, Peer, idevid_issuer
+from brski_common.certificates import Credential, Peer, idevid_issuer, load_certificate
 from brski_common.errors import BrskiError, Misconfigured, NotYet, PeerFailed, Refused, Unknown, Untrusted
 from brski_common.telemetry import Telemetry
 from brski_common.voucher import Voucher, VoucherRequest
@@ -41,7 +40,7 @@ from brski_registrar.vouchering import Own
 MASA_PATIENCE_SECONDS: Final = 20.0  # before a pledge is told to come again, where its maker's record says so
 MASA_RETRY_SECONDS: Final = 10.0
 STATUS_PATIENCE: Final = timedelta(seconds=60)  # for a pledge to say what it thinks of its voucher
-WATCH_SECONDS: Final = 15.0
+WATCH_SECONDS: Final = knocking.KNOCK_WRITE_SECONDS  # what waits to be written is not kept from the operator
 # What a device may cost in a row, and how soon again: a good one asks once, and where a MASA is late every 10 s.
 QUESTIONS_AT_ONCE: Final = 8  # voucher requests that a MASA, or a voucher that was fetched before, answers
 QUESTION_SECONDS: Final = 10.0
@@ -53,7 +52,7 @@ _PASSING: Final = frozenset({"peer-unreachable", "peer-timeout", "peer-name-not-
 # States in which the voucher that answered a request is still the answer to it.
 _STILL_GOOD: Final = frozenset({State.VOUCHERED, State.IMPRINTED, State.APPROVED})
 
-log = logging.getLogger("brski.registrar")
+log = logs.logger("registrar")
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,10 @@ class RegistrarService:
     async def pledge(self, peer: Peer | None) -> tuple[Policy, Pledge]:
         """The policy now, and the device at the other end; raises Untrusted, Unknown."""
         policy = await self.policies.current()
-        return policy, policy.trust.pledge(peer, self.clock())
+        pledge = policy.trust.pledge(peer, self.clock())
+        # One task serves one connection, so whatever it logs from now on is about this device.
+        logs.bind(serial_number=pledge.serial_number, manufacturer=pledge.manufacturer.name)
+        return policy, pledge
 
     # Vouchers
 
@@ -144,14 +146,13 @@ class RegistrarService:
         except NotYet:
             raise
         except BrskiError as error:
-            log.info("no voucher for %s: %s", attempt.pledge.serial_number, error)
             await self._refused(attempt, error)
             raise
 
     async def _refused(self, attempt: Attempt, error: BrskiError) -> None:
         """Write down that a known maker's device was refused, however often it comes."""
         device, now = await self.store.device(attempt.pledge), self.clock()
-        if device is None or error.reason == knocking.NOT_LISTED:  # else `device list` shows it
+        if _is_hidden(device, error, attempt.now):
             await self.knocking.heard(knocking.of_pledge(attempt.pledge, error, attempt.address, now))
         if not self._lines.take(attempt.pledge.fingerprint, now.timestamp()):
             note = Note("voucher-refused", error.reason, error.detail)
@@ -255,14 +256,16 @@ class RegistrarService:
     ) -> Voucher | None:
         """Fetch a nonceless voucher for a device that comes later, perhaps when no MASA can be reached (RFC 8995, 7.3).
 
-        `certificate` is its IDevID where that is known, as from a delivery note; it names the MASA and the issuer. The
-        voucher waits with the device's entry on the allow-list. `renew` shows the MASA the voucher that waits already
-        (draft-ietf-anima-rfc8366bis, 10.1). Raises Unknown for a maker that is not, and as `request_voucher`.
+        `certificate` is its IDevID where that is known, as from a delivery note; it names the MASA and the issuer. For
+        a device that was here it is the one in its record. The voucher waits with the device's entry on the allow-list.
+        `renew` shows the MASA the voucher that waits already (draft-ietf-anima-rfc8366bis, 10.1). Raises Unknown for a
+        maker that is not, and as `request_voucher`.
         """
         policy, now = await self.policies.current(), self.clock()
         maker = policy.trust.makers.get(manufacturer)
         if maker is None:
             raise Unknown("manufacturer-unknown", manufacturer)
+        certificate = certificate or await self._remembered_idevid(manufacturer, serial_number)
         base = vouchering.masa_address(certificate, maker.record)
         issuer = None if certificate is None else idevid_issuer(certificate)
         store = self.policies.store
@@ -277,6 +280,11 @@ class RegistrarService:
         voucher = vouchering.accept(raw, artifact_format, rvr, maker.record, maker.vouchers, self._own, now)
         await store.allow(replace(entry, voucher=raw, voucher_type=media_type), now)
         return voucher
+
+    async def _remembered_idevid(self, manufacturer: str, serial_number: str) -> x509.Certificate | None:
+        """The IDevID that a device had in TLS when it was here; None if it was not, or several share its number."""
+        known = [each for each in await self.store.find(serial_number) if each.manufacturer == manufacturer]
+        return load_certificate(known[0].certificate) if len(known) == 1 and known[0].certificate else None
 
     # Voucher status and the audit log
 
@@ -311,7 +319,12 @@ class RegistrarService:
         """Read the audit log of a device and let the verdict follow `events`."""
         verdict = await self._judge.verdict(policy, device, self.clock())
         if verdict.event is Event.LOG_REFUSE:
-            log.warning("the audit log of %s speaks against it: %s", device.serial_number, verdict.reason)
+            log.warning(
+                "audit log refused",
+                serial_number=device.serial_number,
+                manufacturer=device.manufacturer,
+                reason=verdict.reason,
+            )
         events = events if verdict.event is None else (*events, verdict.event)
         return await self._advance(device, events, (*notes, *verdict.notes), verdict.reason, address)
 
@@ -344,7 +357,7 @@ class RegistrarService:
             try:
                 await self.check_silent()
             except BrskiError as error:
-                log.warning("cannot look after silent devices: %s", error)
+                log.warning("cannot look after silent devices", reason=error.reason, detail=error.detail)
 
     async def _advance(
         self, device: Device, events: tuple[Event, ...], notes: tuple[Note, ...], reason: str, address: str
@@ -357,6 +370,11 @@ class RegistrarService:
         await self._advance(device, (), (*notes, odd), device.reason, address)
 
 
+def _is_hidden(device: Device | None, error: BrskiError, asked_at: datetime) -> bool:
+    """Whether `device list` does not show this refusal: it does what became the device's state, and a block."""
+    return device is None or (device.changed_at != asked_at and error.reason != "device-blocked")
+
+
 def report_notes(event: str, report: Telemetry) -> tuple[Note, ...]:
     """A status report for the journal, with everything it said (RFC 8995, 5.7)."""
     said = [report.reason or "", "" if report.reason_context is None else ascii(report.reason_context)]
@@ -364,7 +382,7 @@ def report_notes(event: str, report: Telemetry) -> tuple[Note, ...]:
         said.append(f"unknown members: {', '.join(report.unknown)}")
     notes = [Note(event, "success" if report.status else "failure", " ".join(text for text in said if text))]
     if report.from_the_future:
-        log.warning("a %s report of version %s: look at the journal", event, report.version)
+        log.warning("newer report: look at the journal", report=event, version=report.version)
         notes.append(Note(event, "newer-version", f"version {report.version}"))
     return tuple(notes)
 

@@ -11,7 +11,6 @@ The laws of this file:
 5. Statements are built once (`schema`).
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -23,6 +22,7 @@ from cryptography import x509
 from sqlalchemy import Connection, Select
 from sqlalchemy.exc import IntegrityError
 
+from brski_common import logs
 from brski_common.certificates import fingerprint, to_der
 from brski_common.database import Database
 from brski_common.errors import NotYet, Refused, Unknown
@@ -39,7 +39,7 @@ from brski_registrar.schema import MAX_LISTED, Row, as_record
 MIGRATIONS: Final = "brski_registrar.migrations"
 MAX_DETAIL: Final = 4000  # characters of one journal line
 
-log = logging.getLogger("brski.registrar")
+log = logs.logger("registrar")
 
 Key = tuple[str, str, str]  # manufacturer, serial number, issuer
 
@@ -55,9 +55,16 @@ class Store:
     def _remember(self, device: Device, change: Change) -> Device:
         """Remember a device that was just written, and tell where it stands now."""
         self._devices.put(_key(device), device)
-        if change.events:
-            events, reason = ", ".join(change.events), f": {device.reason}" if device.reason else ""
-            log.info("%s of %s is %s (%s)%s", device.serial_number, device.manufacturer, device.state, events, reason)
+        if change.events and Event.DECLINE not in change.events:  # that is told with the answer, and who heard it
+            log.info(
+                "device changed",
+                state=device.state,
+                serial_number=device.serial_number,
+                manufacturer=device.manufacturer,
+                events=", ".join(change.events),
+                reason=device.reason,
+                peer=change.address,
+            )
         return device
 
     # Devices

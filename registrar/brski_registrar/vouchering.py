@@ -172,7 +172,9 @@ def masa_address(certificate: x509.Certificate | None, manufacturer: Manufacture
         return _base(manufacturer.masa_url)
     text = masa_url(certificate) if certificate is not None else None
     if not text:
-        raise Refused("masa-url-missing", f"neither the IDevID nor the record of {manufacturer.name} names a MASA")
+        named = "the IDevID names no MASA" if certificate is not None else "no IDevID is known; --idevid FILE shows it"
+        advice = f"`policy allow --masa-url URL` says it for all devices of {manufacturer.name}"
+        raise Refused("masa-url-missing", f"{named}; {advice}")
     return _allowed_base(text, manufacturer.masa_hosts)
 
 

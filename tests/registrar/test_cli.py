@@ -131,6 +131,32 @@ def test_the_program_starts_without_a_traceback_for_what_a_user_can_cause(tmp_pa
             assert done.stderr.startswith("brski-registrar: ")
 
 
+def test_an_interruption_in_the_midst_of_an_import_is_no_traceback() -> None:
+    code = """
+import sys
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "brski_registrar.commands.application":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupting())
+from brski_registrar.__main__ import main
+main(["device", "list"])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+
+
+def test_json_is_for_the_log_of_serve_too(config: Path) -> None:
+    with started("serve", "--config", config) as (process, event):
+        assert set(event) == {"event", "url"}
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        told = [json.loads(line) for line in process.stderr.read().splitlines()]
+    assert ("listening", event["url"]) in [(line["event"], line.get("url")) for line in told]
+
+
 def test_serving_is_ready_quickly_and_small(config: Path) -> None:
     began = time.monotonic()
     with started("serve", "--config", config) as (process, _):
@@ -279,6 +305,9 @@ def test_a_new_manufacturer_needs_anchors(config: Path, tmp_path: Path) -> None:
         "SN-1,2026-10-01,pump\nSN-2,2026-10-01T10:00:00Z\n",
         "\ufeffSerial Number,purchased-on,note\nSN-1,2026-10-01,pump\n\nSN-2\n",
         "note,serial_number,price\npump,SN-1,10\nvalve,SN-2,20\n",
+        "serial_number;note;purchased_on\nSN-1;pump, small;2026-10-01\nSN-2;;\n",
+        "SN-1\t2026-10-01\tpump\nSN-2\n",
+        '"SN-1";2026-10-01\n"SN-2";2026-10-01\n',
     ],
 )
 def test_an_allow_list_comes_from_purchasing(config: Path, anchors: Path, tmp_path: Path, text: str) -> None:
@@ -299,6 +328,9 @@ def test_an_allow_list_comes_from_purchasing(config: Path, anchors: Path, tmp_pa
         (f"serial_number\nSN-1\n{'x' * 65}\n", "line 3: serial-number-unusable"),
         (f"{'x' * 65}\n", "1 to 64 printable characters"),
         ("note,serial_number\n,SN-1\nvalve,\n", "line 3"),
+        ("serial;date\nA;2\n", "line 1: a head line has to name serial_number"),
+        ("serial\nSN-1\n", "the columns are serial_number, purchased_on, note"),
+        ("SN-1;yesterday\n", "a date is written 2026-11-02"),
     ],
 )
 def test_a_list_with_a_mistake_adds_nothing(config: Path, anchors: Path, tmp_path: Path, text: str, told: str) -> None:
@@ -414,7 +446,14 @@ async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> 
         assert (blocked["state"], blocked["reason"]) == ("blocked", "stolen")
         assert reason_of(await line.enroll(csr)) == "device-blocked"
         assert (await invoke("device", "unblock", "SN-10", *at))["state"] == "new"
-    assert (await invoke("device", "unblock", "SN-10", *at, code=1))["error"] == "event-out-of-order"
+    refused = await invoke("device", "unblock", "SN-10", *at, code=1)
+    assert refused == {
+        "error": "event-out-of-order",
+        "detail": "SN-10 is new: only a block can be taken away",
+    }
+    assert await invoke("device", "list", "--state", "held", *at) == []
+    none = await asyncio.to_thread(lambda: run("device", "list", "--state", "held", *at).stdout)
+    assert none == "no device is held\n"
     assert (await invoke("device", "show", "SN-11", *at, code=1))["error"] == "device-unknown"
 
 
@@ -455,6 +494,19 @@ def test_the_root_is_changed_from_the_command_line(config: Path) -> None:
 
 
 # help
+
+
+@pytest.mark.parametrize("verb", ["allow", "domain"])
+def test_help_cuts_no_option_at_80_columns(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    text = run("policy", verb, "--help").stdout
+    assert "…" not in text.replace("`…`", "")
+    assert {"allow": "--unsafe-opaque-vouchers", "domain": "--require-voucher-status"}[verb] in text
+
+
+def test_a_state_that_is_none_is_wrong_usage(config: Path) -> None:
+    told = run("device", "list", "--state", "nope", "--config", config, code=2).stderr
+    assert "operational" in told
 
 
 def verbs() -> list[list[str]]:

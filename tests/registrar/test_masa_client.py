@@ -172,12 +172,12 @@ async def test_http_digest_answers_the_challenge_and_goes_on_with_its_nonce() ->
 
 
 @pytest.mark.req("MT-05")
-async def test_an_unexpected_401_is_a_fault_the_operator_reads_about(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unexpected_401_is_a_fault_the_operator_reads_about(capsys: pytest.CaptureFixture[str]) -> None:
     async with talk() as masa:
         masa.seen.answer = lambda _: web.Response(status=401, text="who are you?")
         with pytest.raises(PeerFailed, match=r"masa-login-refused.*who are you"):
             await masa.voucher()
-    assert "another login" in caplog.text
+    assert "another login" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

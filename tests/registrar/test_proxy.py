@@ -188,7 +188,9 @@ async def test_a_broken_connection_is_broken_on_the_other_side_too() -> None:
         assert proxy.counters.closed == {"connection-broken": 1}
 
 
-async def test_a_registrar_that_is_away_costs_the_device_no_time() -> None:
+async def test_a_registrar_that_is_away_costs_the_device_no_time_and_is_told(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     async with Registrar().open() as registrar:
         pass
     listener = await listen(LOCAL, any_address=True)
@@ -197,6 +199,9 @@ async def test_a_registrar_that_is_away_costs_the_device_no_time() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
     assert proxy.counters.closed == {"registrar-unreachable": 1}
+    told = capsys.readouterr().err
+    assert "registrar not reached" in told
+    assert str(registrar.endpoint) in told
     await proxy.close()
 
 

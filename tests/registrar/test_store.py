@@ -1,7 +1,6 @@
 """The registrar's memory, on SQLite and PostgreSQL alike."""
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -291,16 +290,25 @@ async def test_a_certificate_that_was_revoked_meanwhile_is_not_renewed(database:
 
 
 async def test_every_step_of_a_device_is_one_line_in_the_log(
-    database: Database, caplog: pytest.LogCaptureFixture
+    database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    told: list[dict[str, object]] = []
+
+    class Listening:
+        def info(self, event: str, **values: object) -> None:
+            told.append({"event": event} | values)
+
+    monkeypatch.setattr("brski_registrar.store.log", Listening())
     store, pledge = Store(database), pledge_of("SN-77")
-    with caplog.at_level(logging.INFO, "brski.registrar"):
-        device = await store.request(pledge, ASKED, VOUCHERED, b"the voucher", "")
-        device = await store.advance(device, change(Event.FAIL, reason="voucher rejected"))
-        await store.advance(device, change())
-    assert [record.getMessage() for record in caplog.records if record.name == "brski.registrar"] == [
-        "SN-77 of Example Maker is vouchered (request, voucher)",
-        "SN-77 of Example Maker is failed (fail): voucher rejected",
+    device = await store.request(pledge, ASKED, VOUCHERED, b"the voucher", "")
+    device = await store.advance(device, change(Event.FAIL, reason="voucher rejected"))
+    await store.advance(device, change())
+    assert {(each["event"], each["serial_number"], each["manufacturer"]) for each in told} == {
+        ("device changed", "SN-77", "Example Maker")
+    }
+    assert [(each["state"], each["events"], each["reason"]) for each in told] == [
+        ("vouchered", "request, voucher", ""),
+        ("failed", "fail", "voucher rejected"),
     ]
 
 

@@ -44,7 +44,9 @@ certificates = cli.application("The certificates that were issued to devices.")
 @devices.command("list", epilog="Example: `brski-registrar device list --state denied`")
 def list_devices(
     config: Config = DEFAULT_CONFIG,
-    state: Annotated[str | None, typer.Option(help="Only those in this state, such as held or denied.")] = None,
+    state: Annotated[
+        State | None, typer.Option(help="Only those in this state, such as held or denied.", metavar="STATE")
+    ] = None,
     as_json: cli.Json = False,
 ) -> None:
     """List the devices that asked here, the last to change first."""
@@ -54,12 +56,13 @@ def list_devices(
             return [device for device in await at.store.devices() if state in (None, device.state)]
 
     found = cli.run_async(work())
+    empty = "no device has asked yet" if state is None else f"no device is {state}"
     columns = ("serial number", "manufacturer", "state", "changed", "reason")
     rows = [(each.serial_number, each.manufacturer, each.state, each.changed_at, each.reason) for each in found]
     cli.answer(
         [_device_facts(each) for each in found],
         as_json,
-        lambda: cli.table(columns, rows, empty="no device has asked yet"),
+        lambda: cli.table(columns, rows, empty=empty),
     )
 
 
@@ -107,7 +110,7 @@ def show_device(
 
     def human() -> None:
         cli.facts(_device_facts(device).items())
-        cli.show(f"\n{len(handed)} vouchers, {len(issued)} certificates\n")
+        cli.show(f"\n{_counted(len(handed), 'voucher')}, {_counted(len(issued), 'certificate')}\n")
         rows = [(each.at, each.event, each.reason, each.detail, each.address) for each in entries]
         cli.table(("at", "event", "reason", "detail", "from"), rows, empty="the journal says nothing")
 
@@ -267,6 +270,10 @@ def _done(device: Device, words: str, as_json: bool) -> None:
     cli.answer(
         _device_facts(device), as_json, lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state}")
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _maker(knock: Knock) -> str:

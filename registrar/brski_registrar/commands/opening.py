@@ -4,9 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperCommand
 
 from brski_common.errors import Misconfigured, Unknown
 from brski_registrar.policy_store import PolicyStore
@@ -20,6 +21,13 @@ Maker = Annotated[
     str | None, typer.Option("--manufacturer", help="Its maker, where several have devices of that number.")
 ]
 DEFAULT_CONFIG: Final = Path("registrar.toml")
+
+
+class Plain(TyperCommand):
+    """A command with long options: its help is not drawn as a table, which would cut their names at 80 columns."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 -- typer's own arguments, handed on
+        super().__init__(*arguments, **named | {"rich_markup_mode": None})
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,8 @@
 """`policy`: whom the plant admits. A running registrar heeds a change within a second or two."""
 
-import csv
-import io
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import fields, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,10 +10,9 @@ import typer
 
 from brski_common import cli
 from brski_common.certificates import load_pem
-from brski_common.encoding import decode_time
 from brski_common.errors import BrskiError, Misconfigured, Unknown
-from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, Desk, desk
-from brski_registrar.identity import MAX_SERIAL_NUMBER
+from brski_registrar.commands.lists import COLUMNS, entry, read_list
+from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, Desk, Plain, desk
 from brski_registrar.policy import (
     Admission,
     Admit,
@@ -30,10 +26,6 @@ from brski_registrar.policy import (
     Treatment,
 )
 from brski_registrar.runtime import utc_now
-
-MAX_SERIALS: Final = 200_000  # in one file
-SERIAL_COLUMN: Final = "serial_number"
-COLUMNS: Final = (SERIAL_COLUMN, "purchased_on", "note")
 
 Name = Annotated[str, typer.Argument(help="What the policy calls the manufacturer.", metavar="MANUFACTURER")]
 
@@ -63,6 +55,7 @@ app = cli.application("Whom the plant admits: manufacturers, devices, and what h
 
 @app.command(
     "allow",
+    cls=Plain,
     epilog="""Example: `brski-registrar policy allow "Example Maker" --idevid-anchors maker.pem \
 --masa-tls-anchors masa-tls.pem --masa-host masa.example:9443 --serial SN-0001`""",
 )
@@ -94,7 +87,7 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
     as_json: cli.Json = False,
 ) -> None:
     """Admit a manufacturer, change what its record says, or put devices on its allow-list."""
-    entries = [*(_entry(name, text) for text in serial or ()), *(_read_list(name, serials) if serials else ())]
+    entries = [*(entry(name, text) for text in serial or ()), *(read_list(name, serials) if serials else ())]
     given: dict[str, Any] = {
         "idevid_anchors": _pem(idevid_anchors),
         "masa_tls_anchors": _pem(masa_tls_anchors),
@@ -201,7 +194,9 @@ def show(name: Name, config: Config = DEFAULT_CONFIG, as_json: cli.Json = False)
     cli.answer(_manufacturer_facts(record) | {"allow_list": listed}, as_json, human)
 
 
-@app.command("domain", epilog="Example: `brski-registrar policy domain --source fd00:10::/64 --approval manual`")
+@app.command(
+    "domain", cls=Plain, epilog="Example: `brski-registrar policy domain --source fd00:10::/64 --approval manual`"
+)
 def domain_policy(
     config: Config = DEFAULT_CONFIG,
     source: Annotated[
@@ -306,42 +301,6 @@ def _pem(path: Path | None) -> str | None:
         raise Misconfigured("certificates-unreadable", f"{path}: {error}") from error
 
 
-def _read_list(manufacturer: str, path: Path) -> Iterator[Admission]:
-    """The devices of a CSV file: with a head line in any order, or serial numbers in the first column."""
-    try:
-        text = cli.read_input(path).decode("utf-8-sig")
-        reader = csv.reader(io.StringIO(text))
-        rows = [(reader.line_num, row) for row in reader if any(map(str.strip, row))]
-    except (ValueError, csv.Error) as error:
-        raise Misconfigured("list-unreadable", f"{path}: not a CSV file in UTF-8: {error}") from error
-    if len(rows) > MAX_SERIALS:
-        raise Misconfigured("list-unreadable", f"{path}: {len(rows)} lines, at most {MAX_SERIALS}")
-    head = [column.strip().lower().replace(" ", "_").replace("-", "_") for column in rows[0][1]] if rows else []
-    columns = head if SERIAL_COLUMN in head else list(COLUMNS)
-    for number, row in rows[1:] if SERIAL_COLUMN in head else rows:
-        values = dict(zip(columns, (value.strip() for value in row), strict=False))
-        try:
-            yield _entry(manufacturer, values[SERIAL_COLUMN], values.get("purchased_on", ""), values.get("note", ""))
-        except (BrskiError, ValueError, KeyError) as error:
-            raise Misconfigured("list-unreadable", f"{path}, line {number}: {error}") from error
-
-
-def _entry(manufacturer: str, serial: str, purchased_on: str = "", note: str = "") -> Admission:
-    if not serial or len(serial) > MAX_SERIAL_NUMBER or not serial.isprintable():
-        wanted = f"1 to {MAX_SERIAL_NUMBER} printable characters are wanted"
-        raise Misconfigured("serial-number-unusable", f"{serial[:80]!a}: {wanted}")
-    return Admission(
-        manufacturer=manufacturer, serial_number=serial, purchased_on=_date(purchased_on), note=note[:1000]
-    )
-
-
-def _date(text: str) -> datetime | None:
-    """A day, or a time with its zone (RFC 3339); a day counts from midnight UTC."""
-    if not text:
-        return None
-    return decode_time(text) if "T" in text.upper() else datetime.fromisoformat(text).replace(tzinfo=UTC)
-
-
 def _missing(record: Manufacturer) -> tuple[str, ...]:
     """The options without which no MASA can be asked for this maker's devices."""
     wanted = {
@@ -352,8 +311,12 @@ def _missing(record: Manufacturer) -> tuple[str, ...]:
 
 
 def _summary(record: Manufacturer, added: int) -> str:
-    which = {Admit.ALL: "all devices", Admit.ASK: "others ask the operator", Admit.LISTED: "listed devices only"}
-    return f"{which[record.admit]}, {added} put on the list now"
+    which = {
+        Admit.ALL: "all devices",
+        Admit.ASK: "listed devices, and others once you approve them",
+        Admit.LISTED: "listed devices only",
+    }
+    return which[record.admit] + (f"; put on the list now: {added}" if added else "")
 
 
 def _manufacturer_facts(record: Manufacturer) -> dict[str, Any]:
