@@ -194,8 +194,8 @@ def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
 def render_plain(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
     """An event that is clean, for people: as `console_renderer` writes it, for a fifth of the time."""
     exception = event.pop("exception", None)
-    time = f"{event.pop('time')} " if "time" in event else ""
-    shown = [f"{time}[{event.pop('level')}] {event.pop('logger')}: {event.pop('event')} "]
+    time = str(event.pop("time", ""))
+    shown = [f"{time}{' ' if time else ''}[{event.pop('level')}] {event.pop('logger')}: {event.pop('event')} "]
     shown += [f"{name}={_quoted(event[name])}" for name in sorted(event)]
     line = " ".join(shown).rstrip(" ")
     return line if exception is None else f"{line}\n{exception}"

@@ -95,5 +95,5 @@ async def test_a_pledge_that_the_ca_refuses_is_told_so_and_the_operator_why(tmp_
         assert not outcome.is_operational
         assert at.ca.issued == []
         told = [(entry.event, entry.reason, entry.detail) for entry in await at.scene.plant.store.journal()]
-        assert ("enroll-refused", "upstream-refused", "simpleenroll: 403 not one of ours ") in told
+        assert ("enroll-refused", "upstream-refused", "simpleenroll: 403 not one of ours") in told
         await at.scene.still_works(await at.scene.device())
