@@ -81,10 +81,23 @@ async def test_a_device_that_repeats_its_reports_cannot_fill_the_journal(plant: 
     async with plant.vouched() as line:
         before = len(await plant.told(line.serial))
         for _ in range(LINES_AT_ONCE + 5):
-            await line.status(success=True)
-        assert len(await plant.told(line.serial)) <= before + 2 * LINES_AT_ONCE
+            assert (await line.status(success=True)).status == 200
+        assert len(await plant.told(line.serial)) == before + LINES_AT_ONCE
         await line.status(success=False)
         assert (await plant.device(line.serial)).state is State.FAILED, "what changes something always counts"
+
+
+@pytest.mark.req("AT-15")
+async def test_nor_can_one_that_repeats_that_it_got_no_certificate_or_asks_for_what_it_may_not(plant: Plant) -> None:
+    async with plant.vouched() as line, plant.vouched() as other:
+        of_another = await other.csr()
+        await line.enroll_status(success=False)
+        before = len(await plant.told(line.serial))
+        for _ in range(LINES_AT_ONCE):
+            assert (await line.enroll_status(success=False)).status == 200
+            assert (await line.enroll(of_another)).status == 403
+        half = LINES_AT_ONCE // 2  # of what was written is a report, in two lines, the rest is a refusal, in one
+        assert len(await plant.told(line.serial)) == before + 2 * half + half
 
 
 @pytest.mark.req("AT-15")
