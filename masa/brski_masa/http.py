@@ -10,10 +10,9 @@ What a refused registrar learns is one line: the reason and what it means. The d
 asks for "explanatory information"; 11 for none that helps an attacker).
 """
 
+import re
 from collections.abc import Sequence
 from typing import Final, Literal, TypeVar
-
-from aiohttp import web
 
 from brski_common import artifact, auditlog
 from brski_common.artifact import Format
@@ -27,7 +26,9 @@ from brski_common.errors import (
     UnsupportedFormat,
     Untrusted,
 )
-from brski_common.http import accepts, error_middleware, media_type, peer, plain, read_body, reply
+from brski_common.http import peer
+from brski_common.http_message import Request, Response, accepts, media_type, plain, reply
+from brski_common.http_site import Site
 from brski_common.logs import logger
 from brski_masa.authentication import HttpAuthentication
 from brski_masa.limiting import Allowance
@@ -36,6 +37,7 @@ from brski_masa.service import AuditAnswer, Masa
 
 PREFIXES: Final = ("/.well-known/brski", "/.well-known/est")
 LOG_PATH: Final = "/auditlog/"
+TOKEN: Final = re.compile(r"[A-Za-z0-9_-]{16,128}")
 # A log behind a link never changes; but only its reader may keep it.
 CACHE: Final = {"Cache-Control": "private, max-age=86400, immutable"}
 NOT_CACHED: Final = {"Cache-Control": "no-store"}
@@ -125,41 +127,42 @@ class Front:
         self._answer = answer
         self._authentication = authentication
 
-    def application(self) -> web.Application:
-        """An aiohttp application for `brski_common.http.serve`."""
-        app = web.Application(middlewares=[error_middleware(self.render)])
+    def site(self) -> Site:
+        """The routes, for `brski_common.http.serve`."""
+        site = Site(self.render, admit=self._admit)
         for prefix in PREFIXES:
-            app.router.add_post(f"{prefix}/requestvoucher", self.request_voucher)
-            app.router.add_post(f"{prefix}/requestauditlog", self.request_audit_log)
-        app.router.add_get(LOG_PATH + "{token:[A-Za-z0-9_-]{16,128}}", self.follow_link)
-        return app
+            site.add("POST", f"{prefix}/requestvoucher", self.request_voucher, limit=artifact.MAX_ARTIFACT_BYTES)
+            site.add("POST", f"{prefix}/requestauditlog", self.request_audit_log, limit=artifact.MAX_ARTIFACT_BYTES)
+        for method in ("GET", "HEAD"):
+            site.add_below(method, LOG_PATH, self.follow_link)
+        return site
 
-    async def request_voucher(self, request: web.Request) -> web.Response:
+    def _admit(self, request: Request) -> None:
+        self._allowance.check(request.remote)
+
+    async def request_voucher(self, request: Request) -> Response:
         """POST requestvoucher."""
-        self._allowance.check(_address(request))
         request_format = Format.of_media_type(media_type(request))
         wanted = wanted_formats(request, request_format)
-        body = await read_body(request, artifact.MAX_ARTIFACT_BYTES)
         requester = await self._requester(request)
-        answer_format, voucher = await self._masa.request_voucher(body, request_format, wanted, requester)
+        answer_format, voucher = await self._masa.request_voucher(request.body, request_format, wanted, requester)
         return reply(200, voucher, answer_format.media_type, NOT_CACHED)
 
-    async def request_audit_log(self, request: web.Request) -> web.Response:
+    async def request_audit_log(self, request: Request) -> Response:
         """POST requestauditlog."""
-        self._allowance.check(_address(request))
         request_format = Format.of_media_type(media_type(request))
-        body = await read_body(request, artifact.MAX_ARTIFACT_BYTES)
         requester = await self._requester(request)
-        answer = await self._masa.request_audit_log(body, request_format, requester)
+        answer = await self._masa.request_audit_log(request.body, request_format, requester)
         return await self._reply_log(answer)
 
-    async def follow_link(self, request: web.Request) -> web.Response:
+    async def follow_link(self, request: Request) -> Response:
         """GET of an earlier answer (RFC 8995, 5.8: a capability URL)."""
-        self._allowance.check(_address(request))
-        body = await self._masa.follow_link(request.match_info["token"])
+        if TOKEN.fullmatch(token := request.last()) is None:
+            raise Unknown("audit-log-unknown", "no such link")
+        body = await self._masa.follow_link(token)
         return reply(200, body, auditlog.MEDIA_TYPE, CACHE)
 
-    async def _reply_log(self, answer: AuditAnswer) -> web.Response:
+    async def _reply_log(self, answer: AuditAnswer) -> Response:
         if self._answer == "direct":
             return reply(200, answer.body, auditlog.MEDIA_TYPE, NOT_CACHED)
         headers = NOT_CACHED | {"Location": LOG_PATH + await self._masa.new_link(answer.device_id)}
@@ -167,26 +170,27 @@ class Front:
             return reply(201, b"", None, headers)
         return reply(200, answer.body, auditlog.MEDIA_TYPE, headers)
 
-    async def _requester(self, request: web.Request) -> Requester:
+    async def _requester(self, request: Request) -> Requester:
         user = None
         field = request.headers.get("Authorization")
         if field is not None and self._authentication is not None:
-            user = await self._authentication.authenticate(field, request.method, request.raw_path)
-        return Requester(peer=peer(request), user=user, address=_address(request))
+            user = await self._authentication.authenticate(field, request.method, request.target)
+        return Requester(peer=peer(request), user=user, address=request.remote)
 
-    def render(self, request: web.Request, error: BrskiError) -> web.Response:
+    def render(self, request: Request, error: BrskiError) -> Response:
         """An error as status and one line of text."""
         status = self._status(error)
-        address = _address(request)
         if not isinstance(error, NotYet | PeerFailed):
-            self._allowance.spend(address)
-        log.info("refused", status=status, reason=error.reason, detail=error.detail, path=request.path, peer=address)
+            self._allowance.spend(request.remote)
+        log.info(
+            "refused", status=status, reason=error.reason, detail=error.detail, path=request.path, peer=request.remote
+        )
         response = plain(status, f"{error.reason}: {explain(error)}")
         if isinstance(error, NotYet):
-            response.headers["Retry-After"] = str(max(1, round(error.retry_after)))
+            response.add("Retry-After", str(max(1, round(error.retry_after))))
         if status == 401 and self._authentication is not None:
             for challenge in self._authentication.challenges(stale=error.reason == "http-nonce-stale"):
-                response.headers.add("WWW-Authenticate", challenge)
+                response.add("WWW-Authenticate", challenge)
         return response
 
     def _status(self, error: BrskiError) -> int:
@@ -195,7 +199,7 @@ class Front:
         return STATUS_OF_REASON.get(error.reason) or _of_kind(error, STATUS, 500)
 
 
-def wanted_formats(request: web.Request, request_format: Format) -> Sequence[Format]:
+def wanted_formats(request: Request, request_format: Format) -> Sequence[Format]:
     """The formats the registrar takes, that of its request first; raises Refused (406) if it takes none."""
     fields = request.headers.getall("Accept", ())
     if len(fields) == 1 and fields[0] in ONLY:  # what registrars say: one format and nothing else
@@ -214,7 +218,3 @@ def explain(error: BrskiError) -> str:
 
 def _of_kind(error: BrskiError, table: dict[type[BrskiError], T], default: T) -> T:
     return next((value for kind, value in table.items() if isinstance(error, kind)), default)
-
-
-def _address(request: web.Request) -> str:
-    return request.remote or ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from brski_common import http, keys, logs, memory, tls
 from brski_common import settings as settings_files
 from brski_common.errors import Misconfigured
+from brski_common.http_connection import Limits
 from brski_masa.authentication import HttpAuthentication
 from brski_masa.fetching import Fetcher
 from brski_masa.http import Front
@@ -90,9 +91,9 @@ async def start(
         allow_published=settings.maker.unsafe_published_test_keys,
     )
     front = face(settings, assemble(settings, store, clock, secret))
-    limits = http.Limits(connections=settings.limits.connections)
+    limits = Limits(connections=settings.limits.connections)
     return await http.serve(
-        front.application(), settings.listen.host, settings.listen.port, tls.server_context(credential), limits=limits
+        front.site(), settings.listen.host, settings.listen.port, tls.server_context(credential), limits=limits
     )
 
 

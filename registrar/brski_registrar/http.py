@@ -14,11 +14,10 @@ line, the slug of the reason; what lies behind it stays in the log.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import lru_cache, partial
 from typing import Final
 
-from aiohttp import web
 from cryptography import x509
 
 from brski_common import csrattrs, est, logs, telemetry, tls
@@ -35,6 +34,8 @@ from brski_common.errors import (
     UnsupportedFormat,
     Untrusted,
 )
+from brski_common.http_message import Request, Response, accepts, media_type, plain, reply
+from brski_common.http_site import ANY_METHOD, Site
 from brski_common.telemetry import Telemetry
 from brski_registrar.enrolling import check_linked
 from brski_registrar.est_service import EstService
@@ -77,34 +78,34 @@ _CLOSING: Final = frozenset({"proximity-missing", "proximity-mismatch"})
 log = logs.logger("registrar.http")
 
 
-def application(service: RegistrarService, est_service: EstService) -> web.Application:
+def site(service: RegistrarService, est_service: EstService) -> Site:
     """The registrar's routes, ready for `brski_common.http.serve`."""
-    app = web.Application(middlewares=[brski_http.error_middleware(render)])
+    site = Site(render)
     vouchers, enrollment = _Vouchers(service), _Enrollment(est_service)
-    app.router.add_post(f"{WELL_KNOWN}/requestvoucher", vouchers.request_voucher)
-    app.router.add_post(f"{WELL_KNOWN}/voucher_status", vouchers.voucher_status)
-    app.router.add_post(f"{WELL_KNOWN}/enrollstatus", enrollment.enroll_status)
+    site.add("POST", f"{WELL_KNOWN}/requestvoucher", vouchers.request_voucher, limit=MAX_ARTIFACT_BYTES)
+    site.add("POST", f"{WELL_KNOWN}/voucher_status", vouchers.voucher_status, limit=telemetry.MAX_TELEMETRY_BYTES)
+    site.add("POST", f"{WELL_KNOWN}/enrollstatus", enrollment.enroll_status, limit=telemetry.MAX_TELEMETRY_BYTES)
     for label in ("", *sorted(est_service.labels)):
-        enrollment.add_routes(app, label)
+        enrollment.add_routes(site, label)
     for name in OBSOLETE_PATHS:
-        app.router.add_route("*", f"{est.WELL_KNOWN}/{name}", _moved)
-    return app
+        site.add(ANY_METHOD, f"{est.WELL_KNOWN}/{name}", _moved)
+    return site
 
 
-def render(request: web.Request, error: BrskiError) -> web.Response:
+def render(request: Request, error: BrskiError) -> Response:
     """The answer to a request that failed. A client is told the slug of the reason, and nothing else."""
     if isinstance(error, NotYet):
         return _later(request, error)
     status = STATUS.get(error.reason) or next(status for kind, status in _BY_CLASS if isinstance(error, kind))
     _log(request, error, status)
-    response = brski_http.plain(status, _told(error))
+    response = plain(status, _told(error))
     if error.reason in _CLOSING:
         # RFC 8995, 5.2: somebody is on the path; the connection "MUST be closed after the returning" of 401.
-        response.force_close()
+        response.closes = True
     return response
 
 
-def _log(request: web.Request, error: BrskiError, status: int) -> None:
+def _log(request: Request, error: BrskiError, status: int) -> None:
     """One line about an answer that is no success; of whom it speaks was bound where he was identified."""
     tell, event = log.info, "later" if isinstance(error, NotYet) else "refused"
     if isinstance(error, PeerFailed) or error.reason == "masa-not-ready":
@@ -112,7 +113,7 @@ def _log(request: web.Request, error: BrskiError, status: int) -> None:
     elif isinstance(error, Misconfigured):
         tell = log.error
     detail = error.detail.strip()
-    tell(event, status=status, reason=error.reason, detail=detail, path=request.path, peer=request.remote or "")
+    tell(event, status=status, reason=error.reason, detail=detail, path=request.path, peer=request.remote)
 
 
 def _told(error: BrskiError) -> str:
@@ -121,14 +122,14 @@ def _told(error: BrskiError) -> str:
     return _SILENT.get(type(error), error.reason)
 
 
-def _later(request: web.Request, error: NotYet) -> web.Response:
+def _later(request: Request, error: NotYet) -> Response:
     """202 to those who are to repeat their request (RFC 8995, 5.6; RFC 7030, 4.2.3), 503 to others."""
-    repeats = request.method == "POST" and request.path.rsplit("/", 1)[-1] in _REPEATED
+    repeats = request.method == "POST" and request.last() in _REPEATED
     seconds = min(max(1, math.ceil(error.retry_after)), MAX_RETRY_AFTER_SECONDS)
     status = 202 if repeats else 503
     _log(request, error, status)
-    response = brski_http.plain(status, error.reason)
-    response.headers["Retry-After"] = str(seconds)
+    response = plain(status, error.reason)
+    response.add("Retry-After", str(seconds))
     return response
 
 
@@ -141,17 +142,16 @@ class _Vouchers:
     def __init__(self, service: RegistrarService) -> None:
         self._service = service
 
-    async def request_voucher(self, request: web.Request) -> web.Response:
-        artifact_format = Format.of_media_type(brski_http.media_type(request))
-        if not brski_http.accepts(request, artifact_format.media_type):
-            return brski_http.plain(406, "voucher-type-not-available")
-        raw = await brski_http.read_body(request, MAX_ARTIFACT_BYTES)
-        voucher = await self._service.request_voucher(raw, artifact_format, brski_http.peer(request))
-        return brski_http.reply(200, voucher, artifact_format.media_type)
+    async def request_voucher(self, request: Request) -> Response:
+        artifact_format = Format.of_media_type(media_type(request))
+        if not accepts(request, artifact_format.media_type):
+            return plain(406, "voucher-type-not-available")
+        voucher = await self._service.request_voucher(request.body, artifact_format, brski_http.peer(request))
+        return reply(200, voucher, artifact_format.media_type)
 
-    async def voucher_status(self, request: web.Request) -> web.Response:
-        await self._service.voucher_status(await _telemetry(request), brski_http.peer(request))
-        return brski_http.reply(200)
+    async def voucher_status(self, request: Request) -> Response:
+        await self._service.voucher_status(_telemetry(request), brski_http.peer(request))
+        return reply(200)
 
 
 class _Enrollment:
@@ -161,60 +161,64 @@ class _Enrollment:
         self._service = service
         self._authorities: dict[str, tuple[tuple[x509.Certificate, ...], bytes]] = {}  # by label, with their body
 
-    def add_routes(self, app: web.Application, label: str) -> None:
+    def add_routes(self, site: Site, label: str) -> None:
         """The operations under one label (RFC 7030, 3.2.2)."""
 
-        def at(operation: est.Operation) -> str:
-            return est.path(operation, label or None)
+        def asks(operation: est.Operation, handler: Callable[..., Awaitable[Response]]) -> None:
+            site.add("GET", est.path(operation, label or None), partial(handler, label=label))
 
-        app.router.add_get(at(est.Operation.CACERTS), partial(self.ca_certificates, label=label), allow_head=False)
-        app.router.add_get(at(est.Operation.CSRATTRS), partial(self.csr_attributes, label=label), allow_head=False)
-        app.router.add_post(at(est.Operation.SIMPLEENROLL), partial(self.simple_enroll, label=label))
-        app.router.add_post(at(est.Operation.SIMPLEREENROLL), partial(self.simple_reenroll, label=label))
-        app.router.add_post(at(est.Operation.SERVERKEYGEN), partial(self.server_key, label=label))
+        def posts(operation: est.Operation, handler: Callable[..., Awaitable[Response]]) -> None:
+            at = est.path(operation, label or None)
+            site.add("POST", at, partial(handler, label=label), limit=est.MAX_REQUEST_BYTES)
 
-    async def ca_certificates(self, request: web.Request, label: str) -> web.Response:
+        asks(est.Operation.CACERTS, self.ca_certificates)
+        asks(est.Operation.CSRATTRS, self.csr_attributes)
+        posts(est.Operation.SIMPLEENROLL, self.simple_enroll)
+        posts(est.Operation.SIMPLEREENROLL, self.simple_reenroll)
+        posts(est.Operation.SERVERKEYGEN, self.server_key)
+
+    async def ca_certificates(self, request: Request, label: str) -> Response:
         certificates = await self._service.ca_certificates(brski_http.peer(request), label)
         known = self._authorities.get(label)
         if known is None or known[0] != certificates:
             known = self._authorities[label] = certificates, est.encode_body(est.certs_only(certificates))
         return _est(known[1], est.CERTS_ONLY)
 
-    async def csr_attributes(self, request: web.Request, label: str) -> web.Response:
+    async def csr_attributes(self, request: Request, label: str) -> Response:
         asked = await self._service.csr_attributes(brski_http.peer(request), label)
         if not asked.items:
-            return brski_http.reply(204)
+            return reply(204)
         return _est(est.encode_body(csrattrs.write(asked)), est.CSRATTRS)
 
-    async def simple_enroll(self, request: web.Request, label: str) -> web.Response:
-        csr, peer = await _csr(request), brski_http.peer(request)
+    async def simple_enroll(self, request: Request, label: str) -> Response:
+        csr, peer = _csr(request), brski_http.peer(request)
         if not self._service.is_ra(peer):  # who has verified the link on the session that the device had with him
             check_linked(csr, lambda: _binding(request))
         certificate = await self._service.simple_enroll(csr, peer, label)
         return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
-    async def simple_reenroll(self, request: web.Request, label: str) -> web.Response:
-        csr = await _csr(request)
+    async def simple_reenroll(self, request: Request, label: str) -> Response:
+        csr = _csr(request)
         check_linked(csr, lambda: _binding(request))
         certificate = await self._service.simple_reenroll(csr, brski_http.peer(request), label)
         return _est(est.encode_body(est.certs_only((certificate,))), est.CERTS_ONLY)
 
-    async def server_key(self, request: web.Request, label: str) -> web.Response:
-        csr = await _csr(request, proof_of_possession=False)  # key and signature do not count (RFC 7030, 4.4.1)
-        media_type, body = est.write_server_key(await self._service.server_key(csr, brski_http.peer(request), label))
-        return brski_http.reply(200, body, media_type)
+    async def server_key(self, request: Request, label: str) -> Response:
+        csr = _csr(request, proof_of_possession=False)  # key and signature do not count (RFC 7030, 4.4.1)
+        content_type, body = est.write_server_key(await self._service.server_key(csr, brski_http.peer(request), label))
+        return reply(200, body, content_type)
 
-    async def enroll_status(self, request: web.Request) -> web.Response:
-        await self._service.enroll_status(await _telemetry(request), brski_http.peer(request))
-        return brski_http.reply(200)
+    async def enroll_status(self, request: Request) -> Response:
+        await self._service.enroll_status(_telemetry(request), brski_http.peer(request))
+        return reply(200)
 
 
-async def _telemetry(request: web.Request) -> Telemetry:
+def _telemetry(request: Request) -> Telemetry:
     # A client that forgets the header means JSON: a report that is refused is a failure nobody hears of.
-    media_type = brski_http.media_type(request) or telemetry.MEDIA_TYPE_JSON
-    if media_type not in _REPORTS:
-        raise UnsupportedFormat("media-type-unknown", media_type)
-    return _report(media_type, await brski_http.read_body(request, telemetry.MAX_TELEMETRY_BYTES))
+    told = media_type(request) or telemetry.MEDIA_TYPE_JSON
+    if told not in _REPORTS:
+        raise UnsupportedFormat("media-type-unknown", told)
+    return _report(told, request.body)
 
 
 @lru_cache(maxsize=REMEMBERED_REPORTS)
@@ -228,25 +232,24 @@ _REPORTS: Final[dict[str, Callable[[bytes], Telemetry]]] = {
 }
 
 
-async def _csr(request: web.Request, *, proof_of_possession: bool = True) -> x509.CertificateSigningRequest:
-    if brski_http.media_type(request) != est.PKCS10:
-        raise UnsupportedFormat("media-type-unknown", brski_http.media_type(request))
-    body = est.decode_body(await brski_http.read_body(request, est.MAX_REQUEST_BYTES))
-    return est.read_csr(body, proof_of_possession=proof_of_possession)
+def _csr(request: Request, *, proof_of_possession: bool = True) -> x509.CertificateSigningRequest:
+    if (told := media_type(request)) != est.PKCS10:
+        raise UnsupportedFormat("media-type-unknown", told)
+    return est.read_csr(est.decode_body(request.body), proof_of_possession=proof_of_possession)
 
 
-def _est(body: bytes, media_type: str) -> web.Response:
+def _est(body: bytes, media_type: str) -> Response:
     """An EST answer. Its body is base64 whatever the header says (RFC 8951, 3.1); BouncyCastle wants to be told."""
-    return brski_http.reply(200, body, media_type, _ENCODED)
+    return reply(200, body, media_type, _ENCODED)
 
 
 _ENCODED: Final = {"Content-Transfer-Encoding": "base64"}
 
 
-def _binding(request: web.Request) -> bytes | None:
-    return tls.channel_binding(request.transport) if request.transport is not None else None
+def _binding(request: Request) -> bytes | None:
+    return tls.channel_binding(request.transport)
 
 
-async def _moved(_: web.Request) -> web.Response:
+async def _moved(_: Request) -> Response:
     """Drafts of RFC 8995 had these under EST; some clients still have, and should hear what to do about it."""
-    return brski_http.plain(404, f"path-obsolete: this operation is under {WELL_KNOWN}/ (RFC 8995, 8.3.1)")
+    return plain(404, f"path-obsolete: this operation is under {WELL_KNOWN}/ (RFC 8995, 8.3.1)")

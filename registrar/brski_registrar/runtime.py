@@ -23,6 +23,7 @@ from brski_common import settings as common_settings
 from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
 from brski_common.database import Database
 from brski_common.errors import Misconfigured, Untrusted
+from brski_common.http_connection import Limits
 from brski_common.keys import Secret
 from brski_common.paths import Anchors, build_path
 from brski_registrar import http, renewing
@@ -110,10 +111,10 @@ async def serving(settings: Settings, secret: Secret | None = None, clock: Clock
         authority = await stack.enter_async_context(certifying(settings, parts.credential, clock, secret))
         authorities = dict.fromkeys((DEFAULT_LABEL, *settings.est.labels), authority)
         delegates = Delegates(keys.read_certificates(settings.est.ras) if settings.est.ras is not None else ())
-        app = http.application(parts.service, EstService(parts.service, authorities, delegates))
+        site = http.site(parts.service, EstService(parts.service, authorities, delegates))
         context = tls.server_context(parts.credential)
         server = await brski_http.serve(
-            app, settings.listen.host, settings.listen.port, context, limits=_limits(settings)
+            site, settings.listen.host, settings.listen.port, context, limits=_limits(settings)
         )
         stack.push_async_callback(server.close)
         stack.push_async_callback(_ended, asyncio.create_task(parts.service.watch()))
@@ -224,9 +225,9 @@ def read_secret(folder: Path, name: str) -> str:
         raise Misconfigured("secret-missing", f"{folder / name} cannot be read, or is empty") from error
 
 
-def _limits(settings: Settings) -> brski_http.Limits:
+def _limits(settings: Settings) -> Limits:
     listen = settings.listen
-    return brski_http.Limits(
+    return Limits(
         connections=listen.connections, request_seconds=listen.request_seconds, idle_seconds=listen.idle_seconds
     )
 

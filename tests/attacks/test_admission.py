@@ -307,10 +307,10 @@ async def test_one_voucher_serves_one_device_once(scene: Scene) -> None:
     for each in (device, other):
         from aiohttp import web
 
-        from brski_common import http as brski_http
+        from tests.support import foreign_server
 
         async def answer(request: web.Request, _: bytes) -> web.StreamResponse:
-            return brski_http.reply(200, voucher.raw, CMS)
+            return foreign_server.reply(200, voucher.raw, CMS)
 
         rogue = await scene.rogue(answer, scene.plant.domain.registrar)
         outcome = await scene.onboard(each, rogue.port, folder=f"again-{serial_of(each)}")

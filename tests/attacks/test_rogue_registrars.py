@@ -9,7 +9,6 @@ import pytest
 from aiohttp import web
 from cryptography import x509
 
-from brski_common import http as brski_http
 from brski_common import issuing, tls
 from brski_common.certificates import ID_KP_CMC_RA, Credential, domain_id, to_der
 from brski_common.errors import Misconfigured
@@ -18,6 +17,7 @@ from brski_common.voucher import VoucherRequest
 from brski_masa.parties import DevicePolicy
 from brski_pledge import Offer, Outcome, events
 from brski_registrar.lifecycle import State
+from tests.support import foreign_server
 from tests.support.forgeries import ca_with_key_id, pvr_of, request_in, rvr_of, serial_of, slug, voucher_for, voucher_in
 from tests.support.plant import BRSKI, CMS, reason_of
 from tests.support.rogues import MitmProxy, RogueRegistrar, Scene
@@ -28,7 +28,7 @@ SIGNER_POLICY = "1.3.6.1.4.1.32473.1"  # of the arc for documentation (RFC 5612)
 
 
 async def refuse(_: web.Request, __: bytes) -> web.StreamResponse:
-    return brski_http.plain(403, "no")
+    return foreign_server.plain(403, "no")
 
 
 def reason_of_pledge(scene: Scene, device: Credential) -> str:
@@ -49,10 +49,10 @@ async def voucher_from_rogue(
 
     async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
         if not request.path.endswith("/requestvoucher"):
-            return brski_http.reply(200)
+            return foreign_server.reply(200)
         nonce = request_in(body).nonce
         chosen = {"nonce": nonce} | leaves
-        return brski_http.reply(200, voucher_for(device, pinned=pinned, signer=forger, **chosen), CMS)  # type: ignore[arg-type] # leaves
+        return foreign_server.reply(200, voucher_for(device, pinned=pinned, signer=forger, **chosen), CMS)  # type: ignore[arg-type] # leaves
 
     rogue = await scene.rogue(answer, credential)
     return await scene.onboard(device, rogue.port), rogue
@@ -112,17 +112,17 @@ async def test_an_old_request_brings_a_voucher_that_no_longer_fits(scene: Scene)
 
     async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
         if not request.path.endswith("/requestvoucher"):
-            return brski_http.reply(200)
+            return foreign_server.reply(200)
         kept.append(body)
         if len(kept) == 1:
-            return brski_http.plain(503, "later")
+            return foreign_server.plain(503, "later")
         old = kept[0]
         async with masa_line as masa:
             bought = await masa.voucher(
                 rvr_of(ROGUE.registrar, serial_of(device), pvr=old, nonce=request_in(old).nonce)
             )
         assert bought.status == 200, "the MASA cannot know that the pledge has gone on"
-        return brski_http.reply(200, bought.body, CMS)
+        return foreign_server.reply(200, bought.body, CMS)
 
     rogue = await scene.rogue(answer)
     for _ in range(2):
@@ -168,7 +168,7 @@ async def test_a_nonceless_voucher_of_the_former_owner_shows_in_the_log(scene: S
 
     async def answer(request: web.Request, _: bytes) -> web.StreamResponse:
         voucher = request.path.endswith("/requestvoucher")
-        return brski_http.reply(200, kept.body, CMS) if voucher else brski_http.plain(404, "no")
+        return foreign_server.reply(200, kept.body, CMS) if voucher else foreign_server.plain(404, "no")
 
     assert not (await scene.onboard(device)).is_operational, "the new owner reads of it before anything else"
     assert "audit-log-unexpected-domain" in (await scene.plant.device(serial_of(device))).reason
@@ -297,7 +297,7 @@ async def test_a_registrar_that_changes_before_enrolling_gets_no_certificate_req
 
     async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
         signer = scene.factory.maker.voucher_signer
-        response = brski_http.reply(200, voucher_for(device, request_in(body).nonce, pinned, signer), CMS)
+        response = foreign_server.reply(200, voucher_for(device, request_in(body).nonce, pinned, signer), CMS)
         response.force_close()
         return response
 
@@ -338,9 +338,9 @@ async def test_another_devices_idevid_does_not_sign_vouchers_under_a_shared_root
 
     async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
         if not request.path.endswith("/requestvoucher"):
-            return brski_http.reply(200)
+            return foreign_server.reply(200)
         pinned = ROGUE.root.certificate
-        return brski_http.reply(200, voucher_for(device, request_in(body).nonce, pinned, other), CMS)
+        return foreign_server.reply(200, voucher_for(device, request_in(body).nonce, pinned, other), CMS)
 
     rogue = await scene.rogue(answer)
     outcome = await scene.onboard(device, rogue.port, anchors=shared, voucher_signer_oid=SIGNER_POLICY)
@@ -354,7 +354,7 @@ async def test_another_devices_idevid_does_not_sign_vouchers_under_a_shared_root
 @pytest.mark.req("PV-17", "AT-22")
 async def test_a_pledges_own_request_sent_back_is_no_voucher(scene: Scene) -> None:
     async def echo(_: web.Request, body: bytes) -> web.StreamResponse:
-        return brski_http.reply(200, body, CMS)
+        return foreign_server.reply(200, body, CMS)
 
     device, rogue = await scene.device(), await scene.rogue(echo)
     assert (await scene.onboard(device, rogue.port)).reason == "voucher-kind-unexpected"
@@ -372,10 +372,10 @@ async def test_a_clock_that_was_turned_back_revives_no_old_voucher(scene: Scene)
 
         async def answer(request: web.Request, body: bytes) -> web.StreamResponse:
             if not request.path.endswith("/requestvoucher"):
-                return brski_http.plain(404, "no")
+                return foreign_server.plain(404, "no")
             signer = scene.factory.maker.voucher_signer
             chosen = {"nonce": request_in(body).nonce} | late | leaves
-            return brski_http.reply(200, voucher_for(device, signer=signer, **chosen), CMS)  # type: ignore[arg-type] # leaves
+            return foreign_server.reply(200, voucher_for(device, signer=signer, **chosen), CMS)  # type: ignore[arg-type] # leaves
 
         rogue.answer = answer
         folder = f"clock-{len(list(scene.folder.iterdir()))}"
@@ -408,7 +408,7 @@ async def until(told: list[events.Event], kind: type[events.Event], task: "async
 )
 async def test_nobody_makes_a_pledge_wait_for_more_than_a_minute(scene: Scene, wish: str) -> None:
     async def patience(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(202, b"", None, {"Retry-After": wish})
+        return foreign_server.reply(202, b"", None, {"Retry-After": wish})
 
     device, rogue = await scene.device(), await scene.rogue(patience)
     pledge = scene.pledge(device, rogue.port, clock=scene.clock)
@@ -426,7 +426,7 @@ async def test_nobody_makes_a_pledge_wait_for_more_than_a_minute(scene: Scene, w
 @pytest.mark.req("AT-08", "DS-05")
 async def test_a_rogue_that_asks_for_patience_does_not_hold_up_the_owner(scene: Scene) -> None:
     async def patience(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(202, b"", None, {"Retry-After": "999999"})
+        return foreign_server.reply(202, b"", None, {"Retry-After": "999999"})
 
     device, rogue = await scene.device(), await scene.rogue(patience)
     assert (await scene.onboard(device, rogue.port, scene.plant.server.port)).is_operational
@@ -453,7 +453,7 @@ async def test_two_registrars_that_send_a_pledge_to_and_fro(scene: Scene) -> Non
 
     async def elsewhere(request: web.Request, _: bytes) -> web.StreamResponse:
         other = next(port for port in ports if port != request.url.port)
-        return brski_http.reply(307, b"", None, {"Location": f"https://127.0.0.1:{other}{request.path}"})
+        return foreign_server.reply(307, b"", None, {"Location": f"https://127.0.0.1:{other}{request.path}"})
 
     device, first, second = await scene.device(), await scene.rogue(elsewhere), await scene.rogue(elsewhere)
     ports += [first.port, second.port]
@@ -479,7 +479,7 @@ async def test_two_registrars_that_send_a_pledge_to_and_fro(scene: Scene) -> Non
 )
 async def test_redirections_that_lead_nowhere_end_the_attempt(scene: Scene, location: str) -> None:
     async def elsewhere(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(307, b"", None, {"Location": location})
+        return foreign_server.reply(307, b"", None, {"Location": location})
 
     device, rogue = await scene.device(), await scene.rogue(elsewhere)
     outcome = await scene.onboard(device, rogue.port)
@@ -504,7 +504,7 @@ BODIES = {
 @pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 async def test_what_is_no_voucher_fails_cleanly(scene: Scene, body: bytes) -> None:
     async def answer(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(200, body, CMS)
+        return foreign_server.reply(200, body, CMS)
 
     device, rogue = await scene.device(), await scene.rogue(answer)
     assert not (await scene.onboard(device, rogue.port)).is_operational
@@ -530,7 +530,7 @@ async def test_a_well_signed_envelope_with_bad_json_inside(scene: Scene, content
     signed = cms.sign(content.replace(b"%s", serial_of(device).encode()), scene.factory.maker.voucher_signer)
 
     async def answer(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(200, signed, CMS)
+        return foreign_server.reply(200, signed, CMS)
 
     rogue = await scene.rogue(answer)
     outcome = await scene.onboard(device, rogue.port)
@@ -545,7 +545,7 @@ async def test_a_well_signed_envelope_with_bad_json_inside(scene: Scene, content
 )
 async def test_headers_have_bounds_too(scene: Scene, headers: dict[str, str]) -> None:
     async def answer(_: web.Request, __: bytes) -> web.StreamResponse:
-        return brski_http.reply(200, b"x", CMS, headers)
+        return foreign_server.reply(200, b"x", CMS, headers)
 
     device, rogue = await scene.device(), await scene.rogue(answer)
     outcome = await scene.onboard(device, rogue.port)

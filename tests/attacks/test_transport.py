@@ -13,8 +13,8 @@ from OpenSSL import SSL
 from brski_common import est, tls
 from brski_common.certificates import Credential
 from brski_common.errors import PeerFailed
-from brski_common.http import Limits
 from brski_common.http_client import HttpClient
+from brski_common.http_connection import Limits
 from brski_registrar.discovery import Endpoint
 from brski_registrar.limits import Limits as ProxyLimits
 from brski_registrar.proxy import JoinProxy, listen

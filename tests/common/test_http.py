@@ -10,16 +10,18 @@ from pathlib import Path
 
 import pytest
 import uvloop
-from aiohttp import web
-from aiohttp.test_utils import make_mocked_request
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 
-from brski_common import http, tls
+from brski_common import http, http_connection, http_message, http_site, tls
 from brski_common.certificates import Peer, to_pem
-from brski_common.errors import Misconfigured, Refused
-from brski_common.http import Limits, Server
+from brski_common.errors import BrskiError, Misconfigured, Refused
+from brski_common.http import Server
+from brski_common.http_connection import Limits
+from brski_common.http_message import Request, Response, plain, reply
+from brski_common.http_site import Site
 from tests.support.waiting import until
 from tests.support.world import Domain, Manufacturer
 
@@ -32,45 +34,43 @@ QUICK = Limits(request_seconds=0.2, idle_seconds=0.2, handshake_seconds=0.3, sta
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
-async def answer(request: web.Request) -> web.StreamResponse:
+async def answer(request: Request) -> Response:
     """Who asks, and how much: what a service does first."""
     peer = http.peer(request)
-    body = await http.read_body(request)
+    body = request.body
     if peer is not None and peer.chain[-1] == STRANGER.chain[-1]:
         raise Refused("manufacturer-unknown", "not for the client's eyes")
-    return http.reply(200, f"{peer and len(peer.chain)} {len(body)}".encode(), "text/plain", {"X-Seen": "yes"})
+    return reply(200, f"{peer and len(peer.chain)} {len(body)}".encode(), "text/plain", {"X-Seen": "yes"})
 
 
-async def broken(_: web.Request) -> web.StreamResponse:
+async def broken(_: Request) -> Response:
     raise RuntimeError("the secret of the house")
 
 
-async def flood(request: web.Request) -> web.StreamResponse:
+async def flood(_: Request) -> Response:
     """More than any buffer holds, to somebody who may not read it."""
-    response = web.StreamResponse()
-    await response.prepare(request)
-    for _ in range(400):
-        await response.write(bytes(1 << 16))
-    return response
+    return reply(200, bytes(1 << 24))
 
 
-def application() -> web.Application:
-    def render(_: web.Request, error: Exception) -> web.StreamResponse:
-        assert isinstance(error, Refused)
-        return http.plain(403, error.reason)
+def render(_: Request, error: BrskiError) -> Response:
+    assert isinstance(error, Refused)
+    return plain(403, error.reason)
 
-    app = web.Application(middlewares=[http.error_middleware(render)])
-    app.router.add_post(PATH, answer)
-    app.router.add_get("/", answer)
-    app.router.add_get("/broken", broken)
-    app.router.add_get("/flood", flood)
-    return app
+
+def site() -> Site:
+    made = Site(render)
+    made.add("POST", PATH, answer)
+    made.add("GET", "/", answer)
+    made.add("HEAD", "/", answer)
+    made.add("GET", "/broken", broken)
+    made.add("GET", "/flood", flood)
+    return made
 
 
 @asynccontextmanager
 async def served(limits: Limits | None = None, *, encrypted: bool = True) -> AsyncIterator[Server]:
     context = tls.server_context(PLANT.registrar) if encrypted else None
-    server = await http.serve(application(), "127.0.0.1", 0, context, limits=limits)
+    server = await http.serve(site(), "127.0.0.1", 0, context, limits=limits)
     try:
         yield server
     finally:
@@ -162,7 +162,7 @@ async def test_an_endless_chunked_body_is_refused_at_the_limit() -> None:
     chunk = b"10000\r\n" + bytes(0x10000) + b"\r\n"
     async with served() as server, connected(server) as (reader, writer):
         writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
-        for _ in range(http.MAX_BODY_BYTES // 0x10000 + 1):
+        for _ in range(http_site.MAX_BODY_BYTES // 0x10000 + 1):
             writer.write(chunk)
         status, _, body = await response_of(reader)
         assert (status, body) == (413, b"body-too-large\n")
@@ -214,9 +214,9 @@ async def test_what_nobody_foresaw_is_500_with_an_id_and_the_log_has_the_rest(ca
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /" + b"a" * (http.MAX_LINE_BYTES + 1) + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: " + b"a" * (http.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (http.MAX_HEADERS + 1) + b"\r\n",
+        b"GET /" + b"a" * (http_connection.MAX_LINE_BYTES + 1) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * (http_connection.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (http_connection.MAX_HEADERS + 1) + b"\r\n",
     ],
     ids=lambda garbage: garbage[:24].decode("latin-1").encode("unicode_escape").decode(),
 )
@@ -234,6 +234,138 @@ async def test_a_broken_chunk_is_400() -> None:
         writer.write(f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n".encode())
         status, _, _ = await response_of(reader)
         assert status == 400
+
+
+async def raw_answers(request: bytes, count: int = 1) -> list[tuple[int, dict[str, str], bytes]]:
+    """What is answered to bytes on a plain connection."""
+    async with served(encrypted=False) as server, connected(server, encrypted=False) as (reader, writer):
+        writer.write(request)
+        return [await asyncio.wait_for(response_of(reader), 5) for _ in range(count)]
+
+
+@pytest.mark.parametrize(
+    "target", [PATH, f"{PATH}?a=b", f"http://elsewhere.example{PATH}", PATH.replace("brski", "%62rski")]
+)
+async def test_a_path_is_found_in_every_form_of_the_target(target: str) -> None:
+    ((status, _, body),) = await raw_answers(post(b"12", path=target))
+    assert (status, body) == (200, b"None 2")
+
+
+async def test_requests_in_one_packet_are_answered_in_their_order() -> None:
+    """The second one's body comes only while the first is being answered; a 404 and an unread body stand between."""
+    requests = post(b"1") + post(b"x", path="/nowhere") + post(b"333") + b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    answers = await raw_answers(requests, 4)
+    assert [(status, body) for status, _, body in answers] == [
+        (200, b"None 1"),
+        (404, b"path-unknown\n"),
+        (200, b"None 3"),
+        (200, b"None 0"),
+    ]
+
+
+async def test_a_client_that_sends_ahead_is_not_read_while_its_request_is_answered() -> None:
+    entered, leave, seen = asyncio.Event(), asyncio.Event(), list[int]()
+
+    async def slow(request: Request) -> Response:
+        entered.set()
+        await leave.wait()
+        seen.append(len(request.body))
+        return plain(200, "done")
+
+    slowly = Site(render)
+    slowly.add("POST", "/", slow)
+    server = await http.serve(slowly, "127.0.0.1", 0, None)
+    async with connected(server, encrypted=False) as (reader, writer):
+        writer.write(post(b"", path="/"))
+        await entered.wait()
+        writer.write(post(bytes(200_000), path="/") * 50)
+        (connection,) = server._connections
+        await until(lambda: not connection._wire.is_reading())  # type: ignore[union-attr] # it is connected
+        assert len(connection._ahead) <= http_site.MAX_BODY_BYTES
+        leave.set()
+        for _ in range(51):
+            assert (await asyncio.wait_for(response_of(reader), 5))[0] == 200
+    assert seen == [0] + 50 * [200_000]
+    await server.close(0.1)
+
+
+async def test_a_client_that_waits_is_told_to_go_on_unless_its_body_is_unwelcome() -> None:
+    head = post(bytes(5), "Expect: 100-continue")[:-5]
+    async with served(encrypted=False) as server, connected(server, encrypted=False) as (reader, writer):
+        writer.write(head)
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(bytes(5))
+        assert (await response_of(reader))[2] == b"None 5"
+    ((status, _, _),) = await raw_answers(head.replace(b"Length: 5", b"Length: 5000000"))
+    assert status == 413
+    ((status, _, body),) = await raw_answers(head.replace(b"100-continue", b"a-miracle"))
+    assert (status, body) == (417, b"expectation-unknown\n")
+
+
+@pytest.mark.req("AT-07")
+async def test_whom_the_site_does_not_admit_reads_so_before_sending_a_body() -> None:
+    def admit(_: Request) -> None:
+        raise Refused("too-many-refusals")
+
+    closed = Site(render, admit=admit)
+    closed.add("POST", PATH, answer)
+    server = await http.serve(closed, "127.0.0.1", 0, None)
+    async with connected(server, encrypted=False) as (reader, writer):
+        writer.write(post(bytes(100))[:-100])
+        status, headers, body = await asyncio.wait_for(response_of(reader), 5)
+    assert (status, headers["connection"], body) == (403, "close", b"too-many-refusals\n")
+    await server.close(0.1)
+
+
+async def test_a_method_that_is_not_there_is_told_which_are() -> None:
+    ((status, headers, _),) = await raw_answers(b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, headers["allow"]) == (405, "GET, HEAD")
+
+
+async def test_a_head_has_no_body_and_the_next_answer_is_its_own() -> None:
+    async with served(encrypted=False) as server, connected(server, encrypted=False) as (reader, writer):
+        writer.write(b"HEAD / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert b"Content-Length: 6\r\n" in await reader.readuntil(b"\r\n\r\n")
+        assert (await ask((reader, writer), post(b"x")))[2] == b"None 1"
+
+
+async def test_an_old_client_that_asks_for_it_keeps_its_connection() -> None:
+    request = b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"
+    for status, headers, _ in await raw_answers(2 * request, 2):
+        assert (status, headers["connection"]) == (200, "keep-alive")
+
+
+@pytest.mark.parametrize("coding", ["gzip, chunked", "identity"])
+async def test_a_transfer_coding_that_is_not_spoken_is_refused(coding: str) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n"
+    ((status, headers, _),) = await raw_answers(head.encode())
+    assert (status, headers["connection"]) == (400, "close")
+
+
+async def test_another_protocol_is_not_begun_and_what_follows_the_offer_is_dropped() -> None:
+    request = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n\x81\x00"
+    ((status, headers, _),) = await raw_answers(request)
+    assert (status, headers["connection"]) == (200, "close")
+
+
+@pytest.mark.req("AT-10")
+async def test_a_header_field_can_never_become_two(caplog: pytest.LogCaptureFixture) -> None:
+    async def careless(_: Request) -> Response:
+        return reply(200, b"", None, {"Location": "/x\r\nSet-Cookie: y"})
+
+    made = Site(render)
+    made.add("GET", "/", careless)
+    server = await http.serve(made, "127.0.0.1", 0, None)
+    async with connected(server, encrypted=False) as streams:
+        status, headers, body = await ask(streams, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert (status, "set-cookie" in headers) == (500, False)
+    assert body.decode().split()[-1] in caplog.text
+    await server.close(0.1)
+
+
+def test_an_answer_has_a_date_and_204_has_no_length() -> None:
+    head = http_message.head(Response(204), 784111777.9)
+    assert head == b"HTTP/1.1 204 No Content\r\nDate: Sun, 06 Nov 1994 08:49:37 GMT\r\n\r\n"
 
 
 LINES = st.one_of(
@@ -381,14 +513,14 @@ async def test_failed_handshakes_give_their_slots_back() -> None:
 async def test_a_running_request_may_finish_while_the_server_closes() -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
 
-    async def slow(_: web.Request) -> web.StreamResponse:
+    async def slow(_: Request) -> Response:
         entered.set()
         await leave.wait()
-        return http.plain(200, "done")
+        return plain(200, "done")
 
-    app = web.Application()
-    app.router.add_get("/", slow)
-    server = await http.serve(app, "127.0.0.1", 0, tls.server_context(PLANT.registrar))
+    slowly = Site(render)
+    slowly.add("GET", "/", slow)
+    server = await http.serve(slowly, "127.0.0.1", 0, tls.server_context(PLANT.registrar))
     async with connected(server) as (reader, writer):
         writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
         await entered.wait()
@@ -418,7 +550,7 @@ async def test_a_client_that_stops_in_the_middle_leaves_nothing_behind(
 async def test_an_address_in_use_is_a_misconfiguration() -> None:
     async with served() as server:
         with pytest.raises(Misconfigured) as refused:
-            await http.serve(application(), "127.0.0.1", server.port, None)
+            await http.serve(site(), "127.0.0.1", server.port, None)
     assert refused.value.reason == "address-not-usable"
     assert refused.value.detail == (
         f"127.0.0.1 port {server.port}: address already in use; stop what listens there, or choose another port"
@@ -427,16 +559,20 @@ async def test_an_address_in_use_is_a_misconfiguration() -> None:
 
 async def test_a_name_that_is_no_address_is_a_misconfiguration() -> None:
     with pytest.raises(Misconfigured) as refused:
-        await http.serve(application(), "no such host", 0, None)
+        await http.serve(site(), "no such host", 0, None)
     assert "rrno" not in refused.value.detail
 
 
 async def test_two_servers_can_share_a_port_and_an_ipv6_url_has_brackets() -> None:
-    first = await http.serve(application(), "::1", 0, None, reuse_port=True)
-    second = await http.serve(application(), "::1", first.port, None, reuse_port=True)
+    first = await http.serve(site(), "::1", 0, None, reuse_port=True)
+    second = await http.serve(site(), "::1", first.port, None, reuse_port=True)
     assert first.url == second.url == f"http://[::1]:{first.port}"
     await first.close()
     await second.close()
+
+
+def request_with(headers: dict[str, str]) -> Request:
+    return Request("POST", "/", "/", CIMultiDictProxy(CIMultiDict(headers)), asyncio.Transport())
 
 
 @pytest.mark.parametrize(
@@ -456,15 +592,15 @@ async def test_two_servers_can_share_a_port_and_an_ipv6_url_has_brackets() -> No
     ],
 )
 def test_what_a_client_accepts(accept: str | None, wanted: str, taken: bool) -> None:
-    request = make_mocked_request("GET", "/", headers={} if accept is None else {"Accept": accept})
-    assert http.accepts(request, wanted) is taken
+    request = request_with({} if accept is None else {"Accept": accept})
+    assert http_message.accepts(request, wanted) is taken
 
 
 @pytest.mark.parametrize(
     ("sent", "read"), [("", ""), ("Text/Plain; charset=utf-8", "text/plain"), (";", ""), ("garbage", "garbage")]
 )
 def test_the_media_type_is_read_without_its_parameters(sent: str, read: str) -> None:
-    assert http.media_type(make_mocked_request("POST", "/", headers={"Content-Type": sent})) == read
+    assert http_message.media_type(request_with({"Content-Type": sent})) == read
 
 
 @pytest.mark.skipif(CURL is None, reason="install the package curl: a foreign client is wanted")

@@ -89,7 +89,7 @@ async def open_line(
             )
         unlimited = Allowance(0, 0, lambda: 0.0)
         front = Front(desk.masa, allowance or unlimited, answer=answer, authentication=authentication)
-        server = await serve(front.application(), "127.0.0.1", 0, None)
+        server = await serve(front.site(), "127.0.0.1", 0, None)
         try:
             async with aiohttp.ClientSession() as session:
                 yield Line(session, server.url, desk)

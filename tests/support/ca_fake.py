@@ -17,7 +17,6 @@ from aiohttp import web
 from cryptography import x509
 
 from brski_common import csrattrs, est, issuing, tls
-from brski_common import http as brski_http
 from brski_common.certificates import (
     ID_KP_CMC_RA,
     ID_KP_SERVER_AUTH,
@@ -28,7 +27,7 @@ from brski_common.certificates import (
 )
 from brski_common.csr import challenge_password, public_key, read_csr
 from brski_common.csrattrs import CsrAttributes
-from brski_common.http import Server, plain, reply, serve
+from tests.support.foreign_server import ForeignServer, peer, plain, reply, serve
 from tests.support.world import LOOPBACK, Clock, Domain
 
 Answer = Callable[["CaFake", x509.CertificateSigningRequest | None], Awaitable[web.StreamResponse]]
@@ -49,7 +48,7 @@ class CaFake:
     questions: list[str] = field(default_factory=list)  # paths of GET
     peers: list[Peer | None] = field(default_factory=list)
     issued: list[x509.Certificate] = field(default_factory=list)
-    server: Server = field(init=False)
+    server: ForeignServer = field(init=False)
 
     @classmethod
     @asynccontextmanager
@@ -90,7 +89,7 @@ class CaFake:
 
     async def _question(self, request: web.Request) -> web.StreamResponse:
         self.questions.append(request.path)
-        self.peers.append(brski_http.peer(request))
+        self.peers.append(peer(request))
         if self.asked:
             return await self.asked.pop(0)(self, None)
         if request.match_info["operation"] == "cacerts":
@@ -101,13 +100,13 @@ class CaFake:
 
     async def _enroll(self, request: web.Request) -> web.StreamResponse:
         body = est.decode_body(await request.read())
-        peer = brski_http.peer(request)
+        client = peer(request)
         self.requests.append((request.path, body))
-        self.peers.append(peer)
+        self.peers.append(client)
         csr = read_csr(body)
         if self.answers:
             return await self.answers.pop(0)(self, csr)
-        if not self._is_linked(csr, request) and not self._is_ra(peer):
+        if not self._is_linked(csr, request) and not self._is_ra(client):
             return plain(403, "this request is not linked to this session, and you are no RA")
         return self.hand_out(self.certificate(csr))
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from aiohttp import web
+from aiohttp.typedefs import Handler
 from cryptography import x509
 
 from brski_common import artifact, auditlog
@@ -16,9 +17,9 @@ from brski_common.artifact import Format
 from brski_common.auditlog import AuditEvent, AuditLog, Truncation
 from brski_common.certificates import Credential, Peer, domain_id, is_ca, to_der
 from brski_common.errors import BrskiError, Unknown
-from brski_common.http import error_middleware, peer, plain
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_registrar.identity import Maker
+from tests.support.foreign_server import peer, plain
 from tests.support.world import NOW
 
 
@@ -123,7 +124,7 @@ class MasaServer:
 
     def application(self) -> web.Application:
         """The MASA's routes."""
-        app = web.Application(middlewares=[error_middleware(lambda _, error: plain(404, error.reason))])
+        app = web.Application(middlewares=[_errors])
         app.router.add_post("/.well-known/brski/requestvoucher", self._voucher)
         app.router.add_post("/.well-known/brski/requestauditlog", self._log)
         app.router.add_get("/log/{slug}", self._prepared)
@@ -151,6 +152,14 @@ class MasaServer:
     def _see(self, request: web.Request) -> None:
         self.peers.append(peer(request))
         self.headers.append(dict(request.headers))
+
+
+@web.middleware
+async def _errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except BrskiError as error:
+        return plain(404, error.reason)
 
 
 def without_nonce(voucher: Voucher) -> Voucher:

@@ -19,13 +19,14 @@ from brski_common.artifact import Format
 from brski_common.certificates import Credential, PrivateKey, to_der, to_pem
 from brski_common.csrattrs import CsrAttributes
 from brski_common.database import Database
-from brski_common.http import Limits, Server, serve
+from brski_common.http import Server, serve
 from brski_common.http_client import HttpClient, HttpResponse
+from brski_common.http_connection import Limits
 from brski_common.voucher import Assertion, VoucherRequest, new_nonce
 from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.delegates import Delegates
 from brski_registrar.est_service import EstService
-from brski_registrar.http import application
+from brski_registrar.http import site
 from brski_registrar.masa_client import MasaClient
 from brski_registrar.policy import Admission, DomainPolicy
 from brski_registrar.policy import Manufacturer as Record
@@ -105,7 +106,7 @@ class Plant:
             authority = authority or LocalAuthority(domain.issuing, clock=clock, key_kind="P-256")
             est_service = EstService(service, dict.fromkeys(("", *labels), authority), Delegates(ras))
             context = tls.server_context(tls_credential)
-            server = await serve(application(service, est_service), "127.0.0.1", 0, context, limits=limits)
+            server = await serve(site(service, est_service), "127.0.0.1", 0, context, limits=limits)
             try:
                 yield cls(clock, domain, maker, fake, policies, service, est_service, server, store)
             finally:

@@ -16,7 +16,7 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from brski_common import artifact, csrattrs, est, http, issuing, telemetry, tls
+from brski_common import artifact, csrattrs, est, issuing, telemetry, tls
 from brski_common.artifact import Format
 from brski_common.certificates import ID_KP_CLIENT_AUTH, Credential, Peer, PrivateKey, to_der
 from brski_common.csrwishes import Wishes
@@ -32,6 +32,7 @@ from brski_pledge.line import Surroundings
 from brski_pledge.phases import Phase
 from brski_pledge.settings import PledgeSettings
 from brski_pledge.state import Enrollment
+from tests.support import foreign_server
 from tests.support.world import NOW, Domain, Manufacturer, key_for
 
 BRSKI = "/.well-known/brski/"
@@ -356,14 +357,14 @@ async def serve(
     *,
     host: str = "127.0.0.1",
     version: ssl.TLSVersion | None = None,
-) -> http.Server:
+) -> foreign_server.ForeignServer:
     """The same registrar on a real socket of the loopback; close it with `await server.close()`."""
 
     async def answer(request: web.Request) -> web.StreamResponse:
-        body = await http.read_body(request, http.MAX_BODY_BYTES)
-        peer = http.peer(request)
-        if peer is not None:
-            registrar.clients.append(Credential(ec.generate_private_key(ec.SECP256R1()), peer.chain))
+        body = await request.read()
+        client = foreign_server.peer(request)
+        if client is not None:
+            registrar.clients.append(Credential(ec.generate_private_key(ec.SECP256R1()), client.chain))
         send = actions.Send(0, request.method, request.path, dict(request.headers), body)
         reply = registrar.answer(send)
         assert isinstance(reply, Answer)
@@ -378,7 +379,7 @@ async def serve(
     context = tls.server_context(
         shown, minimum_version=version or ssl.TLSVersion.TLSv1_2, maximum_version=version or ssl.TLSVersion.TLSv1_3
     )
-    return await http.serve(app, host, 0, context)
+    return await foreign_server.serve(app, host, 0, context)
 
 
 def folder_of(path: Path) -> dict[str, bytes]:

@@ -19,13 +19,13 @@ from typing import Self
 
 from aiohttp import web
 
-from brski_common import http as brski_http
 from brski_common import tls
 from brski_common.artifact import Format
 from brski_common.certificates import Credential, PrivateKey
 from brski_common.database import Database
-from brski_common.http import Limits, Server, serve
+from brski_common.http import Server, serve
 from brski_common.http_client import HttpClient, HttpResponse
+from brski_common.http_connection import Limits
 from brski_common.paths import Anchors
 from brski_masa.audit import Link, verify_chain
 from brski_masa.http import AnswerMode, Front
@@ -40,12 +40,13 @@ from brski_pledge import Outcome, Pledge, PledgeSettings, enrolling
 from brski_pledge.events import Event
 from brski_registrar.ca import CertificateAuthority, LocalAuthority
 from brski_registrar.est_service import EstService
-from brski_registrar.http import application
+from brski_registrar.http import site
 from brski_registrar.masa_client import HttpMasaClient
 from brski_registrar.policy import Admission, Admit
 from brski_registrar.policy_store import PolicyStore, PolicyView
 from brski_registrar.service import RegistrarService
 from brski_registrar.store import MIGRATIONS, Store
+from tests.support import foreign_server
 from tests.support.forgeries import honest_request, serial_of, slug
 from tests.support.masa_fake import MasaFake
 from tests.support.plant import BRSKI, CMS, Line, Plant, record_of
@@ -89,7 +90,7 @@ class Factory:
         service = Masa(store, signers, trust, terms or Terms(), clock=clock, audit_terms=audit, revocation=revocation)
         front = Front(service, allowance or Allowance(0, 1, lambda: 0.0), answer=answer)
         try:
-            server = await serve(front.application(), "127.0.0.1", 0, tls.server_context(maker.tls), limits=limits)
+            server = await serve(front.site(), "127.0.0.1", 0, tls.server_context(maker.tls), limits=limits)
             try:
                 yield cls(maker, clock, store, service, server)
             finally:
@@ -332,7 +333,7 @@ async def open_plant(
         service = RegistrarService(store, view, domain.registrar, masa, clock=clock)
         est = EstService(service, {"": authority or LocalAuthority(domain.issuing, clock=clock, key_kind="P-256")})
         context = tls.server_context(domain.registrar)
-        server = await serve(application(service, est), "127.0.0.1", 0, context, limits=limits)
+        server = await serve(site(service, est), "127.0.0.1", 0, context, limits=limits)
         try:
             yield Plant(clock, domain, maker, MasaFake(maker.voucher_signer), policies, service, est, server, store)
         finally:
@@ -346,7 +347,7 @@ class RogueRegistrar:
     def __init__(self, answer: Answer, credential: Credential) -> None:
         self.answer, self.credential = answer, credential
         self.requests: list[tuple[str, str, bytes]] = []
-        self.server: Server
+        self.server: foreign_server.ForeignServer
 
     @classmethod
     @asynccontextmanager
@@ -354,7 +355,7 @@ class RogueRegistrar:
         """Listen."""
         rogue, app = cls(answer, credential), web.Application()
         app.router.add_route("*", "/{path:.*}", rogue._handle)
-        rogue.server = await serve(app, "127.0.0.1", 0, tls.server_context(credential))
+        rogue.server = await foreign_server.serve(app, "127.0.0.1", 0, tls.server_context(credential))
         try:
             yield rogue
         finally:
@@ -398,7 +399,7 @@ class MitmProxy:
         kept = {name: request.headers[name] for name in ("Content-Type", "Accept") if name in request.headers}
         answer = await self._client.request(request.method, self._url + request.path, body=self._up(body), headers=kept)
         self.answers.append(answer)
-        return brski_http.reply(answer.status, self._down(answer.body), answer.headers.get("Content-Type"))
+        return foreign_server.reply(answer.status, self._down(answer.body), answer.headers.get("Content-Type"))
 
 
 class Switch:

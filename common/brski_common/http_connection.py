@@ -1,0 +1,317 @@
+"""One connection of an HTTP/1.1 server (RFC 9112): aiohttp's parser below, a `Site` above, bounds of our own around.
+
+Laws of this file:
+
+1. Nothing a client sends is believed or waited for without a bound. One deadline covers a whole request, from its
+   first byte to the last of its body; only between requests and while a handler works does another clock count.
+2. A handler gets a request that is complete. What can be refused by its head is refused then: a path or method that is
+   not there, a body that is too long or encoded, and what `Site.admit` says.
+3. Requests are answered one after the other. What a client sends while its request is being answered waits, and so
+   does the client: nothing more is read from it.
+4. After a last answer, what still comes is dropped for a moment, so that the client can read why. So it is with every
+   answer that leaves before the body has come.
+5. A client that has left is nobody's fault; its request is finished all the same.
+"""
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any, Final, cast
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.http import HttpProcessingError, HttpRequestParser
+
+from brski_common.errors import BrskiError
+from brski_common.http_message import Request, Response, head, plain
+from brski_common.http_site import Route, Site, unforeseen
+
+MAX_LINE_BYTES: Final = 4 * 1024
+MAX_HEADER_BYTES: Final = 8 * 1024  # of one header field; with MAX_HEADERS this bounds all of them
+MAX_HEADERS: Final = 64
+LINGER_SECONDS: Final = 1.0
+NEVER: Final = math.inf
+_NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
+_CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+log = logging.getLogger("brski.http")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The bounds of a server. A client that exceeds a time is disconnected, during a body after an answer of 408."""
+
+    connections: int = 1024  # open at once, handshakes included; further ones wait in the backlog
+    handshake_seconds: float = 10.0
+    request_seconds: float = 15.0  # for a whole request, and for the first one to begin
+    idle_seconds: float = 90.0  # between two requests; more than the 60 s a pledge waits at most (RFC 8995, 5.6)
+    stall_seconds: float = 30.0  # while the client does not read its answer
+    close_seconds: float = 2.0  # for the client's close_notify
+
+
+class _Coming:
+    """A request whose head has come, and of its body as much as has."""
+
+    __slots__ = ("chunks", "payload", "request", "route", "size", "version", "wants_close")
+
+    def __init__(self, message: Any, payload: Any, request: Request) -> None:  # noqa: ANN401 -- aiohttp's
+        self.request = request
+        self.version = "1.1" if message.version >= (1, 1) else "1.0"
+        self.wants_close: bool = message.should_close or message.upgrade  # no other protocol is spoken here
+        self.payload, self.chunks, self.size = payload, list[bytes](), 0
+        self.route: Route | None = None
+
+    def take(self, limit: int) -> None:
+        """Move what has come of the body here; raises _Unwelcome."""
+        if self.payload.exception() is not None:
+            raise _Unwelcome(plain(400, "body-malformed"))
+        if data := self.payload.read_nowait():
+            self.chunks.append(data)
+            self.size += len(data)
+            if self.size > limit:
+                raise _Unwelcome(plain(413, "body-too-large"))
+
+    def is_complete(self) -> bool:
+        """Whether the last byte has come."""
+        return cast("bool", self.payload.is_eof())
+
+    def whole(self) -> Request:
+        """The request with its body."""
+        self.request.body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        return self.request
+
+
+class _Unwelcome(Exception):
+    def __init__(self, response: Response) -> None:
+        super().__init__(response.status)
+        self.response = response
+
+
+class HttpConnection(asyncio.Protocol):
+    """The protocol of a connection; `left` is called when it is gone."""
+
+    def __init__(self, site: Site, limits: Limits, left: Callable[["HttpConnection"], None]) -> None:
+        self._site, self._limits, self._left = site, limits, left
+        self._loop = loop = asyncio.get_running_loop()
+        self._wire: asyncio.Transport | None = None
+        self._remote = ""
+        self._parser = HttpRequestParser(
+            BaseProtocol(loop),
+            loop,
+            _NEVER_PAUSE,
+            max_line_size=MAX_LINE_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+            payload_exception=ClientPayloadError,
+            auto_decompress=False,
+            max_msg_queue_size=1,  # law 3: it keeps what follows a request
+        )
+        self._coming: _Coming | None = None
+        self._ahead = b""  # came while a request was being answered
+        self._deadline, self._stalled_until = NEVER, NEVER
+        self._is_idle = self._is_last = self._is_over = False
+        self.made = False
+        self.task: asyncio.Task[None] | None = None  # while a handler works
+
+    # The protocol of the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """The client may speak."""
+        self.made, self._wire = True, cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        name = transport.get_extra_info("peername")
+        self._remote = name[0] if name else ""
+        self._begin()
+
+    def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 -- nobody's fault
+        """The client has left."""
+        self._wire, self._is_over = None, True
+        self._left(self)
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes have come."""
+        if self._is_over:
+            return
+        if self.task is not None:
+            self._hold(data)
+            return
+        if self._is_idle:
+            self._begin()
+        self._parse(data)
+        self._go_on()
+
+    def pause_writing(self) -> None:
+        """The client does not read fast enough."""
+        self._stalled_until = self._loop.time() + self._limits.stall_seconds
+
+    def resume_writing(self) -> None:
+        """It has caught up."""
+        self._stalled_until = NEVER
+
+    # What the server asks for
+
+    def check_time(self, now: float) -> None:
+        """Called now and then: ends a request that does not arrive, or an answer that nobody reads."""
+        if now > self._stalled_until:
+            self.abort()
+        elif now > self._deadline:
+            self._deadline = NEVER
+            if self._coming is not None and not self._is_over:
+                self._say(plain(408, "request-timeout"), is_last=True)
+            else:
+                self._close()
+
+    def finish(self) -> None:
+        """Answer what is being answered, nothing more."""
+        self._is_last = True
+        if self.task is None:
+            self._close()
+
+    def abort(self) -> None:
+        """Disconnect at once."""
+        if self._wire is not None:
+            self._wire.abort()
+
+    # Requests
+
+    def _begin(self) -> None:
+        self._is_idle, self._deadline = False, self._loop.time() + self._limits.request_seconds
+
+    def _rest(self) -> None:
+        self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
+
+    def _hold(self, data: bytes) -> None:
+        assert self._wire is not None
+        self._ahead += data
+        self._wire.pause_reading()
+
+    def _parse(self, data: bytes) -> None:
+        """Give the parser what came. The head of a request becomes `_coming`, its body goes there by itself."""
+        assert self._wire is not None
+        try:
+            messages, _, _ = self._parser.feed_data(data)
+        except (HttpProcessingError, ValueError) as error:
+            log.debug("malformed HTTP: %s", type(error).__name__)
+            self._say(plain(400, "http-malformed"), is_last=True)
+            return
+        for message, payload in messages:  # one at most
+            target = Request(message.method, message.path, _path(message), message.headers, self._wire, self._remote)
+            self._coming = _Coming(message, payload, target)
+
+    def _go_on(self) -> None:
+        """Answer what can be answered, until a body or a handler has to be waited for."""
+        while self._coming is not None and self.task is None and not self._is_over:
+            try:
+                self._look_at(self._coming)
+            except _Unwelcome as unwelcome:
+                self._say(unwelcome.response)
+                self._turn_to_next()
+            else:
+                return
+
+    def _turn_to_next(self) -> None:
+        """A request is answered: look at what the client has sent behind it."""
+        if self._is_over:
+            return
+        self._parser.message_consumed()
+        data, self._ahead = self._ahead, b""
+        self._rest()
+        self._parse(data)  # and what the parser has kept
+        if data or self._coming is not None:
+            self._begin()
+
+    def _look_at(self, coming: _Coming) -> None:
+        """Wait for the body, or let the handler work; raises _Unwelcome."""
+        route = coming.route
+        if route is None:
+            route = coming.route = self._route(coming)
+        coming.take(route.limit)
+        if coming.is_complete():
+            self._deadline = NEVER
+            self.task = self._loop.create_task(self._answer(coming.whole(), route))
+
+    def _route(self, coming: _Coming) -> Route:
+        """What can be said by the head alone (law 2); raises _Unwelcome."""
+        request = coming.request
+        found = self._site.find(request)
+        if isinstance(found, Response):
+            raise _Unwelcome(found)
+        self._check_body(request, found.limit)
+        if self._site.admit is not None:
+            try:
+                self._site.admit(request)
+            except BrskiError as error:
+                raise _Unwelcome(self._site.refuse(request, error)) from error
+        if "Expect" in request.headers and coming.version != "1.0" and not coming.is_complete():
+            self._check_expectation(request)
+        return found
+
+    def _check_body(self, request: Request, limit: int) -> None:
+        """That the announced body can be taken; raises _Unwelcome."""
+        headers = request.headers
+        if headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise _Unwelcome(plain(415, "content-encoding-not-supported"))
+        if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+            raise _Unwelcome(replace(plain(400, "transfer-coding-not-supported"), closes=True))
+        if int(headers.get("Content-Length", "0")) > limit:  # the parser has seen to it that it is a number
+            raise _Unwelcome(plain(413, "body-too-large"))
+
+    def _check_expectation(self, request: Request) -> None:
+        """Tell a client to go on that waits for it (RFC 9110, 10.1.1); raises _Unwelcome."""
+        if request.headers["Expect"].lower() != "100-continue":
+            raise _Unwelcome(plain(417, "expectation-unknown"))
+        if self._wire is not None:
+            self._wire.write(_CONTINUE)
+
+    async def _answer(self, request: Request, route: Route) -> None:
+        response = await self._site.answer(request, route.handler)
+        self.task = None
+        self._say(response)
+        self._turn_to_next()
+        self._go_on()
+        self._read_on()
+
+    def _read_on(self) -> None:
+        if self._wire is not None and self.task is None and not self._wire.is_reading():
+            self._wire.resume_reading()
+
+    # Answers
+
+    def _say(self, response: Response, *, is_last: bool = False) -> None:
+        """Send an answer, then go on, or let the connection end."""
+        coming, self._coming = self._coming, None
+        if self._wire is None:
+            return
+        is_partial = coming is None or not coming.is_complete()
+        is_last |= is_partial or self._is_last or response.closes or (coming is not None and coming.wants_close)
+        self._wire.write(_written(response, coming, closes=is_last))
+        if is_partial:
+            self._is_over, self._deadline = True, self._loop.time() + LINGER_SECONDS
+        elif is_last:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_over, self._deadline = True, NEVER
+        if self._wire is not None:
+            self._wire.close()
+
+
+def _written(response: Response, coming: _Coming | None, *, closes: bool) -> bytes:
+    """A response as it is sent; `coming` is None if its request could not even be read."""
+    version = "1.1" if coming is None else coming.version
+    try:
+        first = head(response, time.time(), version=version, closes=closes)
+    except ValueError as error:  # a header field that would be read as two
+        response = unforeseen(coming.request if coming else None, error)
+        first = head(response, time.time(), version=version, closes=closes)
+    return first if coming is not None and coming.request.method == "HEAD" else first + response.body
+
+
+def _path(message: Any) -> str:  # noqa: ANN401 -- aiohttp's
+    """The path of a request, its percent signs resolved, in whatever form the target has (RFC 9112, 3.2)."""
+    target: str = message.path
+    if target.startswith("/") and "%" not in target and "?" not in target:
+        return target
+    return cast("str", message.url.path)
