@@ -19,11 +19,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Final, cast
+from typing import Final, cast
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_exceptions import ClientPayloadError
-from aiohttp.http import HttpProcessingError, HttpRequestParser
+from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.streams import StreamReader
 
 from brski_common.errors import BrskiError
 from brski_common.http_message import Request, Response, head, plain
@@ -57,10 +58,10 @@ class _Coming:
 
     __slots__ = ("chunks", "payload", "request", "route", "size", "version", "wants_close")
 
-    def __init__(self, message: Any, payload: Any, request: Request) -> None:  # noqa: ANN401 -- aiohttp's
+    def __init__(self, message: RawRequestMessage, payload: StreamReader, request: Request) -> None:
         self.request = request
         self.version = "1.1" if message.version >= (1, 1) else "1.0"
-        self.wants_close: bool = message.should_close or message.upgrade  # no other protocol is spoken here
+        self.wants_close = message.should_close or message.upgrade  # no other protocol is spoken here
         self.payload, self.chunks, self.size = payload, list[bytes](), 0
         self.route: Route | None = None
 
@@ -76,7 +77,7 @@ class _Coming:
 
     def is_complete(self) -> bool:
         """Whether the last byte has come."""
-        return cast("bool", self.payload.is_eof())
+        return self.payload.is_eof()
 
     def whole(self) -> Request:
         """The request with its body."""
@@ -309,9 +310,9 @@ def _written(response: Response, coming: _Coming | None, *, closes: bool) -> byt
     return first if coming is not None and coming.request.method == "HEAD" else first + response.body
 
 
-def _path(message: Any) -> str:  # noqa: ANN401 -- aiohttp's
+def _path(message: RawRequestMessage) -> str:
     """The path of a request, its percent signs resolved, in whatever form the target has (RFC 9112, 3.2)."""
-    target: str = message.path
+    target = message.path
     if target.startswith("/") and "%" not in target and "?" not in target:
         return target
-    return cast("str", message.url.path)
+    return message.url.path

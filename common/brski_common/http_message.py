@@ -70,21 +70,19 @@ def plain(status: int, text: str) -> Response:
 
 def head(response: Response, now: float, *, version: str = "1.1", closes: bool = False) -> bytes:
     """Status line and header fields as sent at `now`, in seconds of the epoch (RFC 9112, 4; RFC 9110, 6.6.1)."""
-    return b"%bDate: %b\r\n\r\n" % (
-        _head(response.status, response.fields, len(response.body), version, closes),
-        _date(int(now)),
-    )
+    first = _head(response.status, response.fields, version, closes)
+    if response.status in _WITHOUT_LENGTH:
+        return b"%bDate: %b\r\n\r\n" % (first, _date(int(now)))
+    return b"%bDate: %b\r\nContent-Length: %d\r\n\r\n" % (first, _date(int(now)), len(response.body))
 
 
-@lru_cache(maxsize=256)  # services say the same again and again; Retry-After and the like are few
-def _head(status: int, fields: Fields, length: int, version: str, closes: bool) -> bytes:
+@lru_cache(maxsize=256)  # services say the same again and again
+def _head(status: int, fields: Fields, version: str, closes: bool) -> bytes:
     lines = [f"HTTP/{version} {status} {_PHRASES.get(status, 'Unknown')}"]
     for name, value in fields:
         if not value.isprintable():  # a line end would begin another field, or another response
             raise ValueError(f"header field {name} with a control character")
         lines.append(f"{name}: {value}")
-    if status not in _WITHOUT_LENGTH:
-        lines.append(f"Content-Length: {length}")
     if closes:
         lines.append("Connection: close")
     elif version == "1.0":

@@ -2,7 +2,8 @@
 
 Laws of this file:
 
-1. Nothing of the suite runs here, and no HTTP: OpenSSL by pyca and pyOpenSSL, and sqlite3, with thin calls between.
+1. Nothing of the suite runs here, and no HTTP: OpenSSL by pyca and pyOpenSSL, TCP on loopback by the system's calls,
+   and sqlite3, with thin calls between.
 2. Keys and certificates are those of the measured run, so curves, chain lengths and sizes are the same.
 3. `COMPOSITION` says what is counted. A part is what the protocol cannot do without, once per onboarding; the
    kept-alive connection to the MASA is not in it.
@@ -13,6 +14,7 @@ Laws of this file:
 """
 
 import os
+import socket
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -37,9 +39,8 @@ ROUNDS = 200  # the median of so many is taken: somebody else may use the machin
 WARM_UP_ROUNDS = 5
 MESSAGE_BYTES = 2500  # a signed voucher request, about; also the size of a stored row
 ANSWER_BYTES = 1500
-MAX_RECORD_BYTES = 17 * 1024
+MAX_FLIGHT_BYTES = 64 * 1024
 NO_AUTO_CHAIN = 0x8  # SSL_MODE_NO_AUTO_CHAIN
-FLIGHTS = 2  # of each side in a TLS 1.3 handshake, tickets off
 
 # What one onboarding needs, by role. RFC 8995 and RFC 7030 ask for every line.
 COMPOSITION: Mapping[Role, Mapping[str, float]] = {
@@ -109,19 +110,21 @@ class Floor:
 
 def measure(pledge: Identity, registrar: Identity, folder: Path, *, group: int = 1) -> Floor:
     """Measure every part; `group` units share a commit, as the services do at that concurrency."""
-    with closing(_Table(folder / "floor.db", group)) as table:
+    with closing(_Table(folder / "floor.db", group)) as table, socket.create_server(("127.0.0.1", 0)) as listener:
         works = _signatures(pledge) | _requests(pledge, registrar)
         works["commit"] = table.commit
         works["commit-file"] = lambda: _commit_file(folder / "floor.state", os.urandom(MESSAGE_BYTES))
         contexts = _context(SSL.TLS_SERVER_METHOD, registrar), _context(SSL.TLS_CLIENT_METHOD, pledge)
-        rounds = [_round(contexts, works) for _ in range(WARM_UP_ROUNDS + ROUNDS)][WARM_UP_ROUNDS:]
+        rounds = [_round(listener, contexts, works) for _ in range(WARM_UP_ROUNDS + ROUNDS)][WARM_UP_ROUNDS:]
     parts = {name: median(each[name] for each in rounds) / 1000 for name in rounds[0]}
     return Floor(parts | {"commit": parts["commit"] / group})
 
 
-def _round(contexts: tuple[SSL.Context, SSL.Context], works: Mapping[str, Callable[[], object]]) -> dict[str, int]:
+def _round(
+    listener: socket.socket, contexts: tuple[SSL.Context, SSL.Context], works: Mapping[str, Callable[[], object]]
+) -> dict[str, int]:
     """Every part once; nanoseconds."""
-    return _session(*contexts) | {name: _spent(work) for name, work in works.items()}
+    return _session(listener, *contexts) | {name: _spent(work) for name, work in works.items()}
 
 
 def _spent(work: Callable[[], object]) -> int:
@@ -148,59 +151,78 @@ def _context(method: int, identity: Identity) -> SSL.Context:
 
 
 class _Side:
-    """One end of a connection and the processor time it took."""
+    """One end of a connection and the processor time it took, that of the system's calls included."""
 
-    def __init__(self, context: SSL.Context, *, server_side: bool) -> None:
+    def __init__(self, context: SSL.Context, *, server_side: bool, connect: Callable[[], socket.socket]) -> None:
         before = time.thread_time_ns()
+        self._socket = connect()
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self._connection = SSL.Connection(context, None)
         (self._connection.set_accept_state if server_side else self._connection.set_connect_state)()
         self.spent = time.thread_time_ns() - before
 
-    def shake(self, data: bytes) -> bytes:
-        """Take what the other end sent, go on with the handshake, return what is to be sent."""
+    def shake(self, *, hears: bool = True) -> None:
+        """Take what the other end sent, go on with the handshake, send what is to be sent."""
         before = time.thread_time_ns()
-        if data:
-            self._connection.bio_write(data)
+        if hears:
+            self._connection.bio_write(self._socket.recv(MAX_FLIGHT_BYTES))
         with suppress(SSL.WantReadError):
             self._connection.do_handshake()
-        sent = self._pending()
+        self._send()
         self.spent += time.thread_time_ns() - before
-        return sent
 
-    def talk(self, data: bytes, size: int) -> bytes:
-        """Take a message if there is one, and return one of `size` bytes, encrypted."""
+    def say(self, size: int) -> None:
+        """Send a message of so many bytes."""
         before = time.thread_time_ns()
-        if data:
-            self._connection.bio_write(data)
-            with suppress(SSL.WantReadError):  # session tickets are no message
-                self._connection.recv(len(data))
-        if size:
-            self._connection.sendall(bytes(size))
-        sent = self._pending()
+        self._connection.sendall(bytes(size))
+        self._send()
         self.spent += time.thread_time_ns() - before
-        return sent
+
+    def hear(self) -> None:
+        """Take a message."""
+        before = time.thread_time_ns()
+        self._connection.bio_write(self._socket.recv(MAX_FLIGHT_BYTES))
+        with suppress(SSL.WantReadError):  # session tickets are no message
+            self._connection.recv(MAX_FLIGHT_BYTES)
+        self.spent += time.thread_time_ns() - before
+
+    def close(self) -> None:
+        """Say goodbye."""
+        before = time.thread_time_ns()
+        self._connection.shutdown()
+        self._send()
+        self._socket.close()
+        self.spent += time.thread_time_ns() - before
 
     def lap(self) -> int:
         """The nanoseconds since the last lap."""
         spent, self.spent = self.spent, 0
         return spent
 
-    def _pending(self) -> bytes:
+    def _send(self) -> None:
         with suppress(SSL.WantReadError):
-            return self._connection.bio_read(4 * MAX_RECORD_BYTES)
-        return b""
+            self._socket.sendall(self._connection.bio_read(MAX_FLIGHT_BYTES))
 
 
-def _session(server_context: SSL.Context, client_context: SSL.Context) -> dict[str, int]:
-    """Mutual TLS 1.3 through memory BIOs, then one request and its answer; each side by itself."""
-    server, client = _Side(server_context, server_side=True), _Side(client_context, server_side=False)
-    flight = b""
-    for _ in range(FLIGHTS):
-        flight = server.shake(client.shake(flight))
+def _session(listener: socket.socket, server_context: SSL.Context, client_context: SSL.Context) -> dict[str, int]:
+    """A connection with mutual TLS 1.3, one request and its answer, and the end; each side by itself."""
+    address = listener.getsockname()
+    client = _Side(client_context, server_side=False, connect=lambda: socket.create_connection(address))
+    server = _Side(server_context, server_side=True, connect=lambda: listener.accept()[0])
+    client.shake(hears=False)
+    for side in (server, client, server):
+        side.shake()
     spent = {"handshake-server": server.lap(), "handshake-client": client.lap()}
-    answer = server.talk(client.talk(flight, MESSAGE_BYTES), ANSWER_BYTES)
-    client.talk(answer, 0)
-    return spent | {"exchange-server": server.lap(), "exchange-client": client.lap()}
+    client.say(MESSAGE_BYTES)
+    server.hear()
+    server.say(ANSWER_BYTES)
+    client.hear()
+    spent |= {"exchange-server": server.lap(), "exchange-client": client.lap()}
+    client.close()
+    server.close()
+    spent["handshake-server"] += server.lap()
+    spent["handshake-client"] += client.lap()
+    return spent
 
 
 def _signatures(identity: Identity) -> dict[str, Callable[[], object]]:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from brski_common import http, keys, logs, memory, tls
+from brski_common import event_loop, http, keys, logs, memory, tls
 from brski_common import settings as settings_files
 from brski_common.errors import Misconfigured
 from brski_common.http_connection import Limits
@@ -101,7 +101,7 @@ def run(config: Path, *, json_lines: bool) -> None:
     """Serve until SIGTERM or SIGINT; raises Misconfigured if it cannot even start."""
     settings = load_settings(config)
     logs.configure(json=json_lines or settings.log.json_lines, level=settings.log.level)
-    asyncio.run(_run(settings, json_lines=json_lines))
+    event_loop.run(_run(settings, json_lines=json_lines))
 
 
 async def _run(settings: Settings, *, json_lines: bool) -> None:

@@ -17,8 +17,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from brski_common import event_loop, keys, logs, memory, tls
 from brski_common import http as brski_http
-from brski_common import keys, logs, memory, tls
 from brski_common import settings as common_settings
 from brski_common.certificates import ID_KP_CMC_RA, Credential, extended_key_usages
 from brski_common.database import Database
@@ -132,7 +132,7 @@ def run(config: Path, *, as_json: bool = False) -> None:
     logs.configure(json=as_json or settings.log.json_lines, level=settings.log.level)
     logging.getLogger("zeroconf").setLevel(logging.ERROR)  # it warns of every odd packet that somebody sends
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    asyncio.run(_run(settings, as_json=as_json))
+    event_loop.run(_run(settings, as_json=as_json))
 
 
 async def _run(settings: Settings, *, as_json: bool) -> None:
