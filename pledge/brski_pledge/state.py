@@ -88,6 +88,8 @@ class Folder:
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self.path, self._disk = path.absolute(), disk or Disk()
+        # Joining paths costs more than what is done with them.
+        self._identity, self._new, self._above = self.path / IDENTITY, self.path / NEW, self.path.parent
 
     def load(self) -> Enrollment | None:
         """What is kept, None in the factory state; raises Misconfigured if what is kept cannot be read.
@@ -95,7 +97,7 @@ class Folder:
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
         device (RFC 8995, 5). Nor is one that the disk does not give.
         """
-        where = self.path / IDENTITY
+        where = self._identity
         try:
             return _read(self._disk.read(where), self.path)
         except FileNotFoundError:
@@ -113,15 +115,14 @@ class Folder:
         Makes the folder, and writes and removes a file as large as a state may be. Raises Misconfigured, which names
         the path.
         """
-        new = self.path / NEW
         try:
             self._erase(_SECRETS, self._disk.names(self.path))
             self._disk.make_folder(self.path)
             try:
                 # Not synced: what is removed at once seldom gets as far as the flash, and so wears nothing.
-                self._disk.write(new, bytes(ROOM), durable=False)
+                self._disk.write(self._new, bytes(ROOM), durable=False)
             finally:
-                self._disk.remove(new)
+                self._disk.remove(self._new)
         except OSError as error:
             raise Misconfigured("state-unusable", f"{error.filename or self.path}: {error.strerror}") from error
 
@@ -135,13 +136,13 @@ class Folder:
         self._erase(_SECRETS, names)
         disk.make_folder(self.path)
         try:
-            disk.write(self.path / NEW, identity, durable=True)
+            disk.write(self._new, identity, durable=True)
         except OSError:
             with suppress(OSError):  # half a secret, on a disk that may be full: the first error is the one to tell
                 self._erase((NEW,), (NEW,))
             raise
-        disk.replace(self.path / NEW, self.path / IDENTITY)
-        disk.sync(self.path.parent)
+        disk.replace(self._new, self._identity)
+        disk.sync(self._above)
         if LDEVID in names:
             with suppress(OSError):  # what counts is kept; the next `export` tries again
                 self.export(enrollment)
@@ -150,7 +151,7 @@ class Folder:
     def confirm(self) -> None:
         """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4), if there is one."""
         with suppress(FileNotFoundError):
-            self._disk.write_byte(self.path / IDENTITY, _REPORTED_AT, b"1")
+            self._disk.write_byte(self._identity, _REPORTED_AT, b"1")
 
     def export(self, enrollment: Enrollment) -> None:
         """Write the certificates and the voucher for other programs; these never see half a file, and no secret.
@@ -174,7 +175,7 @@ class Folder:
         names = self._disk.names(self.path)
         self._erase(_SECRETS, names)
         if IDENTITY in names:
-            self._disk.rename(self.path / IDENTITY, self.path / OLD)
+            self._disk.rename(self._identity, self.path / OLD)
             self._disk.sync(self.path)
         self._erase(_EXPORTS, names)
         self.tidy()
@@ -186,8 +187,7 @@ class Folder:
         """
         names = self._disk.names(self.path)
         if IDENTITY in names:
-            path = self.path / IDENTITY
-            return () if _is_ours(self._disk.read(path)) else (path,)
+            return () if _is_ours(self._disk.read(self._identity)) else (self._identity,)
         return () if OLD in names else tuple(self.path / name for name in _EXPORTS if name in names)
 
     def tidy(self) -> None:
@@ -210,7 +210,7 @@ class Folder:
 
     def _is_in_use(self, name: str) -> bool:
         """Whether this may be a second name of the identity, after a rename that a power loss tore apart."""
-        return self._disk.read(self.path / name) == self._disk.read(self.path / IDENTITY)
+        return self._disk.read(self.path / name) == self._disk.read(self._identity)
 
 
 # The bytes: blocks as in PEM (RFC 7468), of which other programs read the key and the chain
@@ -297,7 +297,7 @@ def _blocks(content: bytes) -> Mapping[bytes, list[bytes]]:
 
 def _block(label: bytes, data: bytes) -> bytes:
     text = base64.b64encode(data)
-    lines = b"\n".join(text[at : at + PEM_LINE] for at in range(0, len(text), PEM_LINE))
+    lines = b"\n".join([text[at : at + PEM_LINE] for at in range(0, len(text), PEM_LINE)])
     return b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, lines, label)
 
 
