@@ -62,16 +62,20 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         self._joined = self._closing = self._paused = self._is_cut = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def opened(self, seconds: float) -> None:
-        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError."""
-        timer = self._loop.call_later(seconds, self._too_late)
+    async def opened(self, seconds: float | None) -> None:
+        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError.
+
+        With None somebody else watches the clock, and cancels.
+        """
+        timer = None if seconds is None else self._loop.call_later(seconds, self._too_late)
         try:
             await self._opened
         except asyncio.CancelledError:
             self.abort()
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _too_late(self) -> None:
         if not self._opened.done():

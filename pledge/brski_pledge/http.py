@@ -1,20 +1,19 @@
-"""The machine's connections: each attempt has one HTTP client with exactly one TLS connection.
+"""The machine's connections: each attempt has exactly one, with TLS.
 
-No decision is made here. Whatever happens to a connection is reported as the input that the machine
-expects; what the machine no longer wants is cancelled. Nothing imports this module before an
-onboarding begins.
+No decision is made here, not even how long to wait: the machine has its own deadlines. Whatever happens to a connection
+is reported as the input that the machine expects, in the turn of the event loop in which it happened; what the machine
+no longer wants is cancelled. Nothing imports this module before an onboarding begins.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from brski_common import tls
-from brski_common.errors import BrskiError
+from brski_common.errors import BrskiError, PeerFailed
 from brski_common.http_client import HttpClient
+from brski_common.http_line import HttpResponse, Line, Question, read_url
 from brski_pledge import actions
-from brski_pledge.actions import Input
 from brski_pledge.revocation import MAX_LIST_BYTES
 from brski_pledge.transport import Report
 
@@ -34,12 +33,11 @@ class Transport:
     def connect(self, action: actions.Connect) -> None:
         """Open the one connection of an attempt."""
         self.close(action.attempt)
-        self._lines[action.attempt] = line = _Line(action, self._report, self._begin)
-        line.say(action)
+        self._lines[action.attempt] = _Line(action, self._report, self._begin)
 
     def send(self, action: actions.Send) -> None:
         """Send a request over the connection of its attempt."""
-        self._lines[action.attempt].say(action)
+        self._lines[action.attempt].send(action)
 
     def fetch(self, action: actions.FetchRevocationLists) -> None:
         """Fetch CRLs, each from wherever it is; nothing of the attempt's connection is used."""
@@ -58,6 +56,7 @@ class Transport:
             self.close(attempt)
         if self._tasks:
             await asyncio.wait(self._tasks)
+        await asyncio.sleep(0)  # the event loop gets rid of the sockets in its next turns
 
     async def _fetch(self, action: actions.FetchRevocationLists) -> None:
         found: dict[str, bytes] = {}
@@ -77,7 +76,7 @@ class Transport:
 
 
 class _Line:
-    """One connection. A task talks over it for as long as each answer is followed by a question at once."""
+    """One connection."""
 
     def __init__(
         self,
@@ -85,52 +84,47 @@ class _Line:
         report: Report,
         begin: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
     ) -> None:
-        context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
-        self._client = HttpClient(context, single_connection=True)
+        self._attempt, self._report = action.attempt, report
         self._origin = _origin(action.host, action.port)
-        self._report, self._begin = report, begin
-        self._to_say = deque[actions.Connect | actions.Send]()
-        self._talk: asyncio.Task[None] | None = None
-        self._is_reporting = self._is_closed = False
+        self._line = Line((True, action.host, action.port))
+        context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
+        self._opening: asyncio.Task[None] | None = begin(self._open(context))
 
-    def say(self, action: actions.Connect | actions.Send) -> None:
-        """Connect, or send a request, after whatever is under way."""
-        self._to_say.append(action)
-        if self._talk is None:
-            self._talk = self._begin(self._go_on())
+    async def _open(self, context: tls.TlsSide) -> None:
+        line = self._line
+        try:
+            await line.open(context)
+            if line.peer is None:
+                raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
+        except BrskiError as error:
+            line.close()
+            told: actions.Input = actions.Lost(self._attempt, error.reason, error.detail)
+        else:
+            told = actions.Connected(self._attempt, line.peer, tls.channel_binding(line.transport))
+        self._opening = None  # what is reported may have us closed
+        self._report(told)
+
+    def send(self, action: actions.Send) -> None:
+        """Send a request."""
+        try:
+            target = read_url(self._origin + action.path)
+            question = Question(action.method, target, body=action.body, headers=action.headers, limit=MAX_ANSWER_BYTES)
+        except BrskiError as error:  # a path that a redirection named
+            self._answered(error)
+        else:
+            self._line.ask(question, self._answered)
 
     def close(self) -> None:
         """Close it. Nothing more is reported."""
-        self._is_closed = True
-        if self._is_reporting:
-            return  # the task itself calls, and looks for that next
-        if self._talk is not None:
-            self._talk.cancel()
-        self._begin(self._client.close())
+        if self._opening is not None:
+            self._opening.cancel()
+        self._line.close()
 
-    async def _go_on(self) -> None:
-        while self._to_say and not self._is_closed:
-            told = await self._do(self._to_say.popleft())
-            self._is_reporting = True
-            self._report(told)
-            self._is_reporting = False
-        self._talk = None
-        if self._is_closed:
-            await self._client.close()
-
-    async def _do(self, action: actions.Connect | actions.Send) -> Input:
-        attempt = action.attempt
-        try:
-            if isinstance(action, actions.Connect):
-                found = await self._client.connect(self._origin)
-                return actions.Connected(attempt, found.peer, found.channel_binding)
-            url = self._origin + action.path
-            answer = await self._client.request(
-                action.method, url, body=action.body, headers=action.headers, limit=MAX_ANSWER_BYTES
-            )
-        except BrskiError as error:
-            return actions.Lost(attempt, error.reason, error.detail)
-        return actions.Response(attempt, answer.status, answer.headers, answer.body)
+    def _answered(self, told: HttpResponse | BrskiError) -> None:
+        if isinstance(told, BrskiError):
+            self._report(actions.Lost(self._attempt, told.reason, told.detail))
+        else:
+            self._report(actions.Response(self._attempt, told.status, told.headers, told.body))
 
 
 def _origin(host: str, port: int) -> str:
