@@ -7,6 +7,7 @@ The laws of this file:
 3. An error is an OSError that names the path.
 """
 
+import math
 import os
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,7 +19,9 @@ MAX_FILE_BYTES = 2 * 1024 * 1024
 
 
 class Disk:
-    """The few things a state folder does to a file system."""
+    """The few things a state folder does to a file system. Devices of one process may share one."""
+
+    save_seconds = math.inf  # that the last state took: a disk is slow until it has shown otherwise
 
     def names(self, folder: Path) -> Sequence[str]:
         """What a folder holds; empty if there is no such folder."""

@@ -23,6 +23,7 @@ The laws of this file (docs/adr/0016):
 
 import base64
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ EXPORT_NEW = "export.new"  # the one that is being written
 
 STATE_VERSION = 1
 ROOM = 16 * 1024  # bytes that have to be free; with P-256 keys a state takes about 7 KiB
+QUICK_SECONDS = 0.010  # for a state; half of it may go by where a thread waits for Python's lock
 RENEW_AT = 2 / 3  # of a certificate's lifetime
 
 _SECRETS, _EXPORTS = (NEW, OLD), (LDEVID, ANCHORS, VOUCHER, EXPORT_NEW)
@@ -131,7 +133,7 @@ class Folder:
 
         Raises Misconfigured, and changes nothing, if the key is not that of the certificate.
         """
-        identity, disk = _write(enrollment), self._disk
+        begun, identity, disk = time.monotonic(), _write(enrollment), self._disk
         names = disk.names(self.path)
         self._erase(_SECRETS, names)
         disk.make_folder(self.path)
@@ -146,7 +148,13 @@ class Folder:
         if LDEVID in names:
             with suppress(OSError):  # what counts is kept; the next `export` tries again
                 self.export(enrollment)
+        disk.save_seconds = time.monotonic() - begun
         return replace(enrollment, folder=self.path)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the disk was so fast with the last state that one more is no burden to an event loop."""
+        return self._disk.save_seconds <= QUICK_SECONDS
 
     def confirm(self) -> None:
         """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4), if there is one."""
