@@ -26,6 +26,13 @@ MAX_INTERIM: Final = 8  # 1xx answers before the final one
 _NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
 
 
+class _NoTransport(BaseProtocol):
+    """For the parser, which wants to tell one of its progress: of the body, that is bounded here already."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing was paused."""
+
+
 class AnswerReader:
     """One answer to one request. `limit` bounds its body in bytes; to a HEAD request there is none."""
 
@@ -39,7 +46,7 @@ class AnswerReader:
         self._heard = False
         loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(
-            BaseProtocol(loop),
+            _NoTransport(loop),
             loop,
             _NEVER_PAUSE,
             max_line_size=MAX_LINE_BYTES,

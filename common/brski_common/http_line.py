@@ -32,9 +32,11 @@ MAX_RESPONSE_BYTES = 1024 * 1024  # an audit log is the longest answer (RFC 8995
 NEXT_ADDRESS_SECONDS = 0.25  # before a host's other addresses are tried too (RFC 8305, 5)
 MAX_URL_CHARACTERS = 4096
 REMEMBERED_URLS = 64  # a client asks for the same few again and again
+REMEMBERED_FIELDS = 64
 
 _PORTS: Final = {"https": 443, "http": 80}
 _NAME: Final = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_USUAL: Final = {"Host", "Accept-Encoding", "Accept", "Content-Type"}  # are the same again and again, and no secret
 _VALUE: Final = re.compile(r"[\t -\x7e\x80-\xff]*")
 
 
@@ -246,12 +248,17 @@ def _head(method: str, target: Target, body: bytes, headers: Mapping[str, str]) 
     fields = {"Host": target.authority, "Accept-Encoding": "identity", **headers}
     if body or method not in {"GET", "HEAD"}:
         fields["Content-Length"] = str(len(body))
-    lines = [f"{method} {target.path} HTTP/1.1"]
-    for name, value in fields.items():
-        if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
-            raise Malformed("header-malformed", f"{name[:40]!a}: a line break, or another character that cannot be")
-        lines.append(f"{name}: {value}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
+    lines = "".join([(_usual if name in _USUAL else _field)(name, value) for name, value in fields.items()])
+    return f"{method} {target.path} HTTP/1.1\r\n{lines}\r\n".encode("latin-1")
+
+
+def _field(name: str, value: str) -> str:
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value):
+        raise Malformed("header-malformed", f"{name[:40]!a}: a line break, or another character that cannot be")
+    return f"{name}: {value}\r\n"
+
+
+_usual = lru_cache(maxsize=REMEMBERED_FIELDS)(_field)
 
 
 @lru_cache(maxsize=REMEMBERED_URLS)
