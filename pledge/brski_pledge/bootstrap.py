@@ -249,7 +249,7 @@ class Bootstrap:
         if wanting:
             times.append(self._last_start + self._settings.attempt_spacing)
             times.append(self._stalls_at(attempt for attempt in attempts if not attempt.is_patient))
-        return min((time for time in times if time > now.seconds), default=None)
+        return min([time for time in times if time > now.seconds], default=None)
 
     def _wake_of_discovery(self, now: Moment) -> Iterable[float]:
         wake = self._candidates.wake(now.seconds)

@@ -49,7 +49,7 @@ EXPORT_NEW = "export.new"  # the one that is being written
 
 STATE_VERSION = 1
 ROOM = 16 * 1024  # bytes that have to be free; with P-256 keys a state takes about 7 KiB
-QUICK_SECONDS = 0.010  # for a state; half of it may go by where a thread waits for Python's lock
+QUICK_SECONDS = 0.050  # for a state, once in a device's life; a dozen waits for Python's lock in a thread are in it
 RENEW_AT = 2 / 3  # of a certificate's lifetime
 
 _SECRETS, _EXPORTS = (NEW, OLD), (LDEVID, ANCHORS, VOUCHER, EXPORT_NEW)
