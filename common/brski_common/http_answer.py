@@ -10,7 +10,7 @@ Every fault is PeerFailed: `response-malformed`, `response-too-large`, `response
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp.base_protocol import BaseProtocol
@@ -103,9 +103,8 @@ class AnswerReader:
         else:
             self.status, self.headers, self._payload = message.code, message.headers, payload
             self.keeps_connection = not message.should_close
-            codings = message.headers.getall("Transfer-Encoding", ["chunked"])
-            if [coding.lower() for coding in codings] != ["chunked"]:
-                raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")
+            if "Transfer-Encoding" in message.headers:
+                _check_codings(message.headers.getall("Transfer-Encoding"))
             length = message.headers.get("Content-Length", "0")
             if not payload.is_eof() and int(length) > self._limit:  # the parser has seen to it that it is a number
                 raise self._too_large()
@@ -127,3 +126,8 @@ class AnswerReader:
 
     def _too_large(self) -> PeerFailed:
         return PeerFailed("response-too-large", f"more than {self._limit} bytes")
+
+
+def _check_codings(codings: Sequence[str]) -> None:
+    if [coding.lower() for coding in codings] != ["chunked"]:
+        raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")

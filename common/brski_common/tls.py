@@ -22,7 +22,6 @@ import ssl
 from asyncio import BaseTransport
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Self, cast
 
 from OpenSSL import SSL
@@ -248,7 +247,7 @@ class TlsObject:
             self._peer = self._read_peer()
             self._peer_known = True
         if address is not None and self._peer is not None and self._peer.address is None:
-            self._peer = replace(self._peer, address=address)
+            self._peer = Peer(self._peer.certificate, self._peer.chain, address)
         return self._peer
 
     def _read_peer(self) -> Peer | None:

@@ -6,7 +6,6 @@ no longer wants is cancelled. Nothing imports this module before an onboarding b
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from brski_common import tls
@@ -28,12 +27,12 @@ class Transport:
         self._report = report
         self._lines: dict[int, _Line] = {}
         self._fetches: dict[int, asyncio.Task[None]] = {}
-        self._tasks = set[asyncio.Task[None]]()
+        self._ending = set[asyncio.Task[None]]()  # what was cancelled and has yet to end
 
     def connect(self, action: actions.Connect) -> None:
         """Open the one connection of an attempt."""
         self.close(action.attempt)
-        self._lines[action.attempt] = _Line(action, self._report, self._begin)
+        self._lines[action.attempt] = _Line(action, self._report)
 
     def send(self, action: actions.Send) -> None:
         """Send a request over the connection of its attempt."""
@@ -41,21 +40,23 @@ class Transport:
 
     def fetch(self, action: actions.FetchRevocationLists) -> None:
         """Fetch CRLs, each from wherever it is; nothing of the attempt's connection is used."""
-        self._fetches[action.attempt] = self._begin(self._fetch(action))
+        self._fetches[action.attempt] = asyncio.ensure_future(self._fetch(action))
 
     def close(self, attempt: int) -> None:
         """Close the connection of an attempt and stop what goes on there."""
         if (fetching := self._fetches.pop(attempt, None)) is not None:
-            fetching.cancel()
+            self._cancel(fetching)
         if (line := self._lines.pop(attempt, None)) is not None:
             line.close()
+            if line.opening is not None:
+                self._cancel(line.opening)
 
     async def aclose(self) -> None:
         """Close everything, and wait until it is closed."""
         for attempt in [*self._lines, *self._fetches]:
             self.close(attempt)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._ending:
+            await asyncio.wait(self._ending)
         await asyncio.sleep(0)  # the event loop gets rid of the sockets in its next turns
 
     async def _fetch(self, action: actions.FetchRevocationLists) -> None:
@@ -68,27 +69,21 @@ class Transport:
                         found[url] = answer.body
         self._report(actions.RevocationLists(action.attempt, found))
 
-    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        if task.cancel():
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
 
 class _Line:
     """One connection."""
 
-    def __init__(
-        self,
-        action: actions.Connect,
-        report: Report,
-        begin: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
-    ) -> None:
+    def __init__(self, action: actions.Connect, report: Report) -> None:
         self._attempt, self._report = action.attempt, report
         self._origin = _origin(action.host, action.port)
         self._line = Line((True, action.host, action.port))
         context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
-        self._opening: asyncio.Task[None] | None = begin(self._open(context))
+        self.opening: asyncio.Task[None] | None = asyncio.ensure_future(self._open(context))
 
     async def _open(self, context: tls.TlsSide) -> None:
         line = self._line
@@ -101,7 +96,7 @@ class _Line:
             told: actions.Input = actions.Lost(self._attempt, error.reason, error.detail)
         else:
             told = actions.Connected(self._attempt, line.peer, tls.channel_binding(line.transport))
-        self._opening = None  # what is reported may have us closed
+        self.opening = None  # what is reported may have this closed, by this task
         self._report(told)
 
     def send(self, action: actions.Send) -> None:
@@ -115,9 +110,7 @@ class _Line:
             self._line.ask(question, self._answered)
 
     def close(self) -> None:
-        """Close it. Nothing more is reported."""
-        if self._opening is not None:
-            self._opening.cancel()
+        """Close it. Nothing more is reported of it, if `opening` is cancelled too."""
         self._line.close()
 
     def _answered(self, told: HttpResponse | BrskiError) -> None:
