@@ -10,7 +10,7 @@ Every fault is PeerFailed: `response-malformed`, `response-too-large`, `response
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from aiohttp.base_protocol import BaseProtocol
@@ -26,6 +26,13 @@ MAX_INTERIM: Final = 8  # 1xx answers before the final one
 _NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
 
 
+class _NoTransport(BaseProtocol):
+    """For the parser, which wants to tell one of its progress: of the body, that is bounded here already."""
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Nothing was paused."""
+
+
 class AnswerReader:
     """One answer to one request. `limit` bounds its body in bytes; to a HEAD request there is none."""
 
@@ -39,7 +46,7 @@ class AnswerReader:
         self._heard = False
         loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(
-            BaseProtocol(loop),
+            _NoTransport(loop),
             loop,
             _NEVER_PAUSE,
             max_line_size=MAX_LINE_BYTES,
@@ -96,9 +103,8 @@ class AnswerReader:
         else:
             self.status, self.headers, self._payload = message.code, message.headers, payload
             self.keeps_connection = not message.should_close
-            codings = message.headers.getall("Transfer-Encoding", ["chunked"])
-            if [coding.lower() for coding in codings] != ["chunked"]:
-                raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")
+            if "Transfer-Encoding" in message.headers:
+                _check_codings(message.headers.getall("Transfer-Encoding"))
             length = message.headers.get("Content-Length", "0")
             if not payload.is_eof() and int(length) > self._limit:  # the parser has seen to it that it is a number
                 raise self._too_large()
@@ -120,3 +126,8 @@ class AnswerReader:
 
     def _too_large(self) -> PeerFailed:
         return PeerFailed("response-too-large", f"more than {self._limit} bytes")
+
+
+def _check_codings(codings: Sequence[str]) -> None:
+    if [coding.lower() for coding in codings] != ["chunked"]:
+        raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")

@@ -22,13 +22,13 @@ import ssl
 from asyncio import BaseTransport
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, Self, cast
 
-from OpenSSL import SSL, crypto
+from OpenSSL import SSL
 
 from brski_common.certificates import Credential, Peer, load_certificate
-from brski_common.errors import BrskiError, Malformed
+from brski_common.errors import BrskiError
+from brski_common.tls_certificates import shown
 from brski_common.tls_options import client_options, error_text, server_options, use
 
 MAX_CHAIN_CERTIFICATES = 12
@@ -247,17 +247,12 @@ class TlsObject:
             self._peer = self._read_peer()
             self._peer_known = True
         if address is not None and self._peer is not None and self._peer.address is None:
-            self._peer = replace(self._peer, address=address)
+            self._peer = Peer(self._peer.certificate, self._peer.chain, address)
         return self._peer
 
     def _read_peer(self) -> Peer | None:
-        received = self._connection.get_peer_cert_chain() or []
-        if self.server_side:  # OpenSSL keeps the client's leaf apart from the rest of the chain
-            leaf = self._connection.get_peer_certificate()
-            received = [leaf, *received] if leaf else []
-        if len(received) > MAX_CHAIN_CERTIFICATES:
-            raise Malformed("chain-too-long", f"{len(received)} certificates, at most {MAX_CHAIN_CERTIFICATES}")
-        chain = tuple(load_certificate(crypto.dump_certificate(crypto.FILETYPE_ASN1, each)) for each in received)
+        received = shown(self._connection, MAX_CHAIN_CERTIFICATES, server_side=self.server_side)
+        chain = tuple(map(load_certificate, received))
         return Peer(certificate=chain[0], chain=chain, address=None) if chain else None
 
     def get_channel_binding(self, cb_type: str = "tls-exporter") -> bytes | None:

@@ -14,6 +14,7 @@ from OpenSSL._util import lib as openssl
 
 from brski_common.certificates import Credential
 from brski_common.errors import Misconfigured
+from brski_common.tls_certificates import put
 
 CIPHERS_TLS12 = b"ECDHE+AESGCM:ECDHE+CHACHA20:ECDHE+AESCCM:!AESCCM8:!aNULL"
 # X25519MLKEM768 is taken, not offered first: it costs a handshake 135 µs and 2.3 kB, and a voucher is no secret.
@@ -83,6 +84,9 @@ def _set_groups(context: SSL.Context) -> None:
 def use(side: SSL.Context | SSL.Connection, credential: Credential) -> None:
     """Set the own certificate and key; raises Misconfigured where OpenSSL rejects them."""
     try:
+        if isinstance(side, SSL.Connection) and put(side, credential):
+            return
+        # The long way, by which OpenSSL's reasons come out.
         side.use_certificate(credential.certificate)
         side.use_privatekey(credential.key)  # OpenSSL compares it with the certificate
     except SSL.Error as error:

@@ -8,7 +8,7 @@ Laws of this file:
 3. A `TlsWire` is the transport of its protocol and the protocol of its transport. It ends in `connection_lost`, once.
 4. In TLS 1.3 each side's last word of the handshake travels with what it says first, so that the other wakes once for
    both. The server's is a ticket that points at nothing (pyOpenSSL cannot do without) and may wait for long, the
-   client's is waited for: it goes after FINISHED_SECONDS in any case.
+   client's is waited for: it goes when those who waited for the handshake have had their turn, in any case.
 5. A peer that keeps us busy with records that carry no data, such as key updates, is put out.
 6. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
    the peer still sends is dropped. So an answer is read before a reset can overtake it.
@@ -29,7 +29,6 @@ from brski_common.tls import MAX_PLAINTEXT_BYTES, PeerRefusedError, TlsContext, 
 
 DRAIN_BYTES = 32 * 1024  # taken from OpenSSL at a time
 CLOSE_SECONDS = 2.0
-FINISHED_SECONDS = 0.005
 SLICE_BYTES = 32 * 1024  # given to OpenSSL at a time
 MAX_SILENT_BYTES = 64 * 1024  # received without any plaintext in between: a whole record has 17 KiB
 
@@ -62,16 +61,20 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         self._joined = self._closing = self._paused = self._is_cut = False
         self._timer: asyncio.TimerHandle | None = None
 
-    async def opened(self, seconds: float) -> None:
-        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError."""
-        timer = self._loop.call_later(seconds, self._too_late)
+    async def opened(self, seconds: float | None) -> None:
+        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError.
+
+        With None somebody else watches the clock, and cancels.
+        """
+        timer = None if seconds is None else self._loop.call_later(seconds, self._too_late)
         try:
             await self._opened
         except asyncio.CancelledError:
             self.abort()
             raise
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
 
     def _too_late(self) -> None:
         if not self._opened.done():
@@ -151,9 +154,9 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
             return
         if self._connection.get_protocol_version() < ssl.TLSVersion.TLSv1_3:
             self._flush()
-        elif not self._server_side:
-            self._timer = self._loop.call_later(FINISHED_SECONDS, self._flush)
         self._join()
+        if not self._server_side:
+            self._loop.call_soon(self._flush)
 
     def _join(self) -> None:
         if self._opened.done():  # nobody waits any more

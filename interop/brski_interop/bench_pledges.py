@@ -4,7 +4,8 @@
 
 It reads the plan (devices, anchors, registrar, concurrency), says {"event": "listening"}, and for every line on
 standard input that names a range of devices, onboards them and answers with one line. Loading IDevIDs comes before,
-so what is measured is what a device does after it has booted. Each has its own folder with durable state.
+so what is measured is what a device does after it has booted. Each has its own folder with durable state, all on one
+disk, which is known to be quick or slow from the second save on.
 """
 
 import asyncio
@@ -21,6 +22,8 @@ from typing import Any
 from brski_common import keys
 from brski_common.paths import Anchors
 from brski_pledge import Pledge, PledgeSettings
+from brski_pledge.disk import Disk
+from brski_pledge.state import Folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +42,13 @@ def load(plan: dict[str, Any]) -> list[Pledge]:
     """The pledges of a plan, ready to onboard at the registrar it names, without any discovery."""
     settings = PledgeSettings(mdns=False, registrars=(plan["registrar"],), configured_after=0.0, once=True)
     anchors = Anchors(keys.read_certificates(Path(plan["anchors"])))
-    return [_pledge(Path(folder), settings, anchors) for folder in plan["devices"]]
+    disk = Disk()
+    return [_pledge(Path(folder), settings, anchors, disk) for folder in plan["devices"]]
 
 
-def _pledge(folder: Path, settings: PledgeSettings, anchors: Anchors) -> Pledge:
+def _pledge(folder: Path, settings: PledgeSettings, anchors: Anchors, disk: Disk) -> Pledge:
     credential = keys.load_credential(str(folder / "key.pem"), folder / "chain.pem")
-    return Pledge(settings, credential, anchors, state=folder / "state", clock=_now)
+    return Pledge(settings, credential, anchors, state=Folder(folder / "state", disk), clock=_now)
 
 
 async def onboard(pledges: Sequence[Pledge], concurrency: int) -> list[Result]:

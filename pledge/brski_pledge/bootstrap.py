@@ -59,7 +59,9 @@ class Bootstrap:
             self._run_timers(now)
         if self._out:
             return self._out.popleft()
-        return self._end() or actions.Wait(self._wake(now))
+        if self.state is State.DISCOVER or self.state is State.IMPRINTED:
+            return actions.Wait(self._wake(now))
+        return self._end()
 
     def feed(self, told: actions.Input, now: Moment) -> None:
         """Take in what happened."""
@@ -99,13 +101,11 @@ class Bootstrap:
                 delay = self._settings.cloud_after
             self._candidates.found(offer, now.seconds, not_before=now.seconds + delay)
 
-    def _end(self) -> Action | None:
+    def _end(self) -> Action:
         if self.state is State.ENROLLED:
             assert self._enrollment is not None
             return actions.Done(self._enrollment, confirmed=self._confirmed)
-        if self.state is State.GIVEN_UP:
-            return actions.Failed(self._failure.reason, self._failure.detail, isinstance(self._failure, Refused))
-        return None
+        return actions.Failed(self._failure.reason, self._failure.detail, isinstance(self._failure, Refused))
 
     def _reset(self, now: Moment) -> None:
         """A factory reset from any state leads back to Discover (RFC 8995, 2.1); a renewal is left with nothing."""
@@ -202,7 +202,7 @@ class Bootstrap:
         """Draw the consequences of what an attempt has come to."""
         if attempt.number not in self._attempts:
             return
-        if attempt.is_imprinted and self.state is State.DISCOVER and not attempt.is_over:
+        if self.state is State.DISCOVER and attempt.is_imprinted and not attempt.is_over:
             self._imprinted(attempt, now)
         if attempt.phase is Phase.ENROLLED:
             self._enrolled(attempt)
@@ -249,7 +249,7 @@ class Bootstrap:
         if wanting:
             times.append(self._last_start + self._settings.attempt_spacing)
             times.append(self._stalls_at(attempt for attempt in attempts if not attempt.is_patient))
-        return min((time for time in times if time > now.seconds), default=None)
+        return min([time for time in times if time > now.seconds], default=None)
 
     def _wake_of_discovery(self, now: Moment) -> Iterable[float]:
         wake = self._candidates.wake(now.seconds)

@@ -82,10 +82,12 @@ class Candidates:
     def best(self, now: float) -> Offer | None:
         """The offer to try now, if there is one."""
         ready = [each for each in self._known.values() if not each.active and each.not_before <= now]
+        if not ready:
+            return None
         local = [each for each in ready if not each.offer.is_cloud]
         if not local and any(each.active and not each.offer.is_cloud for each in self._known.values()):
             return None
-        return min(local or ready, key=_turn).offer if ready else None
+        return min(local or ready, key=_turn).offer
 
     def started(self, offer: Offer, now: float) -> None:
         """An attempt through `offer` begins."""

@@ -3,7 +3,8 @@
 The laws of this file:
 
 1. An input makes the machine go on at once, within the call that reports it, until it waits.
-2. What may block is done in a thread, and what takes turns in a task; until then further inputs wait.
+2. What may block is done in a thread, and what takes turns in a task; until then further inputs wait. A disk that was
+   quick the last time is not expected to block.
 3. No decision is made here. `bootstrap` says what to do.
 """
 
@@ -145,11 +146,8 @@ class Driver:
                 self._transport.close(attempt)
             case actions.FetchRevocationLists():
                 self._transport.fetch(action)
-            case actions.MakeKey(attempt, kind) if self._makes_at_once(kind):
-                self._machine.feed(actions.KeyMade(attempt, self._means.make_key(kind)), now)
             case actions.Persist() | actions.MakeKey() | actions.Erase() | actions.Discover():
-                self._work = self._loop.create_task(self._do(action))
-                self._work.add_done_callback(self._done)
+                self._begin(action, now)
             case actions.Done(enrollment, confirmed):
                 self._ended.set_result(self._operational(enrollment, confirmed=confirmed))
             case actions.Failed(reason, detail, refused):
@@ -176,8 +174,17 @@ class Driver:
 
     # What the device does by itself
 
+    def _begin(self, action: actions.Persist | actions.MakeKey | actions.Erase | actions.Discover, now: Moment) -> None:
+        """Do it here where that takes less time than a thread to begin, else there."""
+        if isinstance(action, actions.MakeKey) and self._makes_at_once(action.kind):
+            self._machine.feed(actions.KeyMade(action.attempt, self._means.make_key(action.kind)), now)
+        elif isinstance(action, actions.Persist) and self._means.folder.is_quick:
+            self._machine.feed(self._save(action), now)
+        else:
+            self._work = self._loop.create_task(self._do(action))
+            self._work.add_done_callback(self._done)
+
     def _makes_at_once(self, kind: str) -> bool:
-        """Whether a key is made in less time than a thread takes to begin."""
         return self._means.make_key is enrolling.make_key and not kind.startswith("RSA")
 
     async def _do(self, action: actions.Persist | actions.MakeKey | actions.Erase | actions.Discover) -> Input | None:
@@ -186,22 +193,31 @@ class Driver:
             match action:
                 case actions.MakeKey(attempt, kind):
                     return actions.KeyMade(attempt, await asyncio.to_thread(self._means.make_key, kind))
-                case actions.Persist(attempt, enrollment):
-                    self._kept = await asyncio.to_thread(self._means.folder.save, enrollment)
-                    return actions.Saved(attempt)
+                case actions.Persist():
+                    return await asyncio.to_thread(self._save, action)
                 case actions.Erase():
                     await asyncio.to_thread(self._means.folder.reset)
                 case actions.Discover(fresh):
                     await self._ears.open(fresh=fresh)
         except (BrskiError, OSError) as error:
-            if not isinstance(action, actions.Persist | actions.MakeKey):
+            if not isinstance(action, actions.MakeKey):
                 raise
-            if isinstance(error, BrskiError):
-                return actions.NotDone(action.attempt, error.reason)
-            self._has_disk_failed = True
-            where = error.filename or self._means.folder.path
-            return actions.NotDone(action.attempt, "disk-failed", f"{where}: {error.strerror}")
+            return self._not_done(action, error)
         return None
+
+    def _save(self, action: actions.Persist) -> Input:
+        try:
+            self._kept = self._means.folder.save(action.enrollment)
+        except (BrskiError, OSError) as error:
+            return self._not_done(action, error)
+        return actions.Saved(action.attempt)
+
+    def _not_done(self, action: actions.Persist | actions.MakeKey, error: BrskiError | OSError) -> Input:
+        if isinstance(error, BrskiError):
+            return actions.NotDone(action.attempt, error.reason)
+        self._has_disk_failed = True
+        where = error.filename or self._means.folder.path
+        return actions.NotDone(action.attempt, "disk-failed", f"{where}: {error.strerror}")
 
     def _done(self, work: asyncio.Task[Input | None]) -> None:
         self._work, self._is_busy = None, False

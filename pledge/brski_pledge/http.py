@@ -1,20 +1,18 @@
-"""The machine's connections: each attempt has one HTTP client with exactly one TLS connection.
+"""The machine's connections: each attempt has exactly one, with TLS.
 
-No decision is made here. Whatever happens to a connection is reported as the input that the machine
-expects; what the machine no longer wants is cancelled. Nothing imports this module before an
-onboarding begins.
+No decision is made here, not even how long to wait: the machine has its own deadlines. Whatever happens to a connection
+is reported as the input that the machine expects, in the turn of the event loop in which it happened; what the machine
+no longer wants is cancelled. Nothing imports this module before an onboarding begins.
 """
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine
 from contextlib import suppress
 
 from brski_common import tls
-from brski_common.errors import BrskiError
+from brski_common.errors import BrskiError, PeerFailed
 from brski_common.http_client import HttpClient
+from brski_common.http_line import HttpResponse, Line, Question, read_url
 from brski_pledge import actions
-from brski_pledge.actions import Input
 from brski_pledge.revocation import MAX_LIST_BYTES
 from brski_pledge.transport import Report
 
@@ -29,35 +27,37 @@ class Transport:
         self._report = report
         self._lines: dict[int, _Line] = {}
         self._fetches: dict[int, asyncio.Task[None]] = {}
-        self._tasks = set[asyncio.Task[None]]()
+        self._ending = set[asyncio.Task[None]]()  # what was cancelled and has yet to end
 
     def connect(self, action: actions.Connect) -> None:
         """Open the one connection of an attempt."""
         self.close(action.attempt)
-        self._lines[action.attempt] = line = _Line(action, self._report, self._begin)
-        line.say(action)
+        self._lines[action.attempt] = _Line(action, self._report)
 
     def send(self, action: actions.Send) -> None:
         """Send a request over the connection of its attempt."""
-        self._lines[action.attempt].say(action)
+        self._lines[action.attempt].send(action)
 
     def fetch(self, action: actions.FetchRevocationLists) -> None:
         """Fetch CRLs, each from wherever it is; nothing of the attempt's connection is used."""
-        self._fetches[action.attempt] = self._begin(self._fetch(action))
+        self._fetches[action.attempt] = asyncio.ensure_future(self._fetch(action))
 
     def close(self, attempt: int) -> None:
         """Close the connection of an attempt and stop what goes on there."""
         if (fetching := self._fetches.pop(attempt, None)) is not None:
-            fetching.cancel()
+            self._cancel(fetching)
         if (line := self._lines.pop(attempt, None)) is not None:
             line.close()
+            if line.opening is not None:
+                self._cancel(line.opening)
 
     async def aclose(self) -> None:
         """Close everything, and wait until it is closed."""
         for attempt in [*self._lines, *self._fetches]:
             self.close(attempt)
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        if self._ending:
+            await asyncio.wait(self._ending)
+        await asyncio.sleep(0)  # the event loop gets rid of the sockets in its next turns
 
     async def _fetch(self, action: actions.FetchRevocationLists) -> None:
         found: dict[str, bytes] = {}
@@ -69,68 +69,55 @@ class Transport:
                         found[url] = answer.body
         self._report(actions.RevocationLists(action.attempt, found))
 
-    def _begin(self, work: Coroutine[object, object, None]) -> asyncio.Task[None]:
-        task = asyncio.ensure_future(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def _cancel(self, task: asyncio.Task[None]) -> None:
+        if task.cancel():
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
 
 class _Line:
-    """One connection. A task talks over it for as long as each answer is followed by a question at once."""
+    """One connection."""
 
-    def __init__(
-        self,
-        action: actions.Connect,
-        report: Report,
-        begin: Callable[[Coroutine[object, object, None]], asyncio.Task[None]],
-    ) -> None:
-        context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
-        self._client = HttpClient(context, single_connection=True)
+    def __init__(self, action: actions.Connect, report: Report) -> None:
+        self._attempt, self._report = action.attempt, report
         self._origin = _origin(action.host, action.port)
-        self._report, self._begin = report, begin
-        self._to_say = deque[actions.Connect | actions.Send]()
-        self._talk: asyncio.Task[None] | None = None
-        self._is_reporting = self._is_closed = False
+        self._line = Line((True, action.host, action.port))
+        context = tls.client_side(action.credential, judge=action.judge, server_name=action.server_name)
+        self.opening: asyncio.Task[None] | None = asyncio.ensure_future(self._open(context))
 
-    def say(self, action: actions.Connect | actions.Send) -> None:
-        """Connect, or send a request, after whatever is under way."""
-        self._to_say.append(action)
-        if self._talk is None:
-            self._talk = self._begin(self._go_on())
+    async def _open(self, context: tls.TlsSide) -> None:
+        line = self._line
+        try:
+            await line.open(context)
+            if line.peer is None:
+                raise PeerFailed("tls-handshake-failed", "the server showed no certificate")
+        except BrskiError as error:
+            line.close()
+            told: actions.Input = actions.Lost(self._attempt, error.reason, error.detail)
+        else:
+            told = actions.Connected(self._attempt, line.peer, tls.channel_binding(line.transport))
+        self.opening = None  # what is reported may have this closed, by this task
+        self._report(told)
+
+    def send(self, action: actions.Send) -> None:
+        """Send a request."""
+        try:
+            target = read_url(self._origin + action.path)
+            question = Question(action.method, target, body=action.body, headers=action.headers, limit=MAX_ANSWER_BYTES)
+        except BrskiError as error:  # a path that a redirection named
+            self._answered(error)
+        else:
+            self._line.ask(question, self._answered)
 
     def close(self) -> None:
-        """Close it. Nothing more is reported."""
-        self._is_closed = True
-        if self._is_reporting:
-            return  # the task itself calls, and looks for that next
-        if self._talk is not None:
-            self._talk.cancel()
-        self._begin(self._client.close())
+        """Close it. Nothing more is reported of it, if `opening` is cancelled too."""
+        self._line.close()
 
-    async def _go_on(self) -> None:
-        while self._to_say and not self._is_closed:
-            told = await self._do(self._to_say.popleft())
-            self._is_reporting = True
-            self._report(told)
-            self._is_reporting = False
-        self._talk = None
-        if self._is_closed:
-            await self._client.close()
-
-    async def _do(self, action: actions.Connect | actions.Send) -> Input:
-        attempt = action.attempt
-        try:
-            if isinstance(action, actions.Connect):
-                found = await self._client.connect(self._origin)
-                return actions.Connected(attempt, found.peer, found.channel_binding)
-            url = self._origin + action.path
-            answer = await self._client.request(
-                action.method, url, body=action.body, headers=action.headers, limit=MAX_ANSWER_BYTES
-            )
-        except BrskiError as error:
-            return actions.Lost(attempt, error.reason, error.detail)
-        return actions.Response(attempt, answer.status, answer.headers, answer.body)
+    def _answered(self, told: HttpResponse | BrskiError) -> None:
+        if isinstance(told, BrskiError):
+            self._report(actions.Lost(self._attempt, told.reason, told.detail))
+        else:
+            self._report(actions.Response(self._attempt, told.status, told.headers, told.body))
 
 
 def _origin(host: str, port: int) -> str:

@@ -26,6 +26,8 @@ class Phase(Enum):
     ENROLLED = "enrolled"
     FAILED = "failed"
 
+    __hash__ = object.__hash__  # in C; Enum's own is not, and every turn asks for a few
+
 
 class Turn(Enum):
     """What happened in a phase."""
@@ -38,6 +40,8 @@ class Turn(Enum):
     FAILED = auto()  # no answer, or not the one needed
     SKIPPED = auto()  # a renewal reports nothing
     CLOSED = auto()  # we end it: another attempt won, a reset, a renewal that failed
+
+    __hash__ = object.__hash__
 
 
 TERMINAL = frozenset((Phase.ENROLLED, Phase.FAILED))

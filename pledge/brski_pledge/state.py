@@ -23,6 +23,7 @@ The laws of this file (docs/adr/0016):
 
 import base64
 import re
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ EXPORT_NEW = "export.new"  # the one that is being written
 
 STATE_VERSION = 1
 ROOM = 16 * 1024  # bytes that have to be free; with P-256 keys a state takes about 7 KiB
+QUICK_SECONDS = 0.050  # for a state, once in a device's life; a dozen waits for Python's lock in a thread are in it
 RENEW_AT = 2 / 3  # of a certificate's lifetime
 
 _SECRETS, _EXPORTS = (NEW, OLD), (LDEVID, ANCHORS, VOUCHER, EXPORT_NEW)
@@ -88,6 +90,8 @@ class Folder:
 
     def __init__(self, path: Path, disk: Disk | None = None) -> None:
         self.path, self._disk = path.absolute(), disk or Disk()
+        # Joining paths costs more than what is done with them.
+        self._identity, self._new, self._above = self.path / IDENTITY, self.path / NEW, self.path.parent
 
     def load(self) -> Enrollment | None:
         """What is kept, None in the factory state; raises Misconfigured if what is kept cannot be read.
@@ -95,7 +99,7 @@ class Folder:
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
         device (RFC 8995, 5). Nor is one that the disk does not give.
         """
-        where = self.path / IDENTITY
+        where = self._identity
         try:
             return _read(self._disk.read(where), self.path)
         except FileNotFoundError:
@@ -113,15 +117,14 @@ class Folder:
         Makes the folder, and writes and removes a file as large as a state may be. Raises Misconfigured, which names
         the path.
         """
-        new = self.path / NEW
         try:
             self._erase(_SECRETS, self._disk.names(self.path))
             self._disk.make_folder(self.path)
             try:
                 # Not synced: what is removed at once seldom gets as far as the flash, and so wears nothing.
-                self._disk.write(new, bytes(ROOM), durable=False)
+                self._disk.write(self._new, bytes(ROOM), durable=False)
             finally:
-                self._disk.remove(new)
+                self._disk.remove(self._new)
         except OSError as error:
             raise Misconfigured("state-unusable", f"{error.filename or self.path}: {error.strerror}") from error
 
@@ -130,27 +133,33 @@ class Folder:
 
         Raises Misconfigured, and changes nothing, if the key is not that of the certificate.
         """
-        identity, disk = _write(enrollment), self._disk
+        begun, identity, disk = time.monotonic(), _write(enrollment), self._disk
         names = disk.names(self.path)
         self._erase(_SECRETS, names)
         disk.make_folder(self.path)
         try:
-            disk.write(self.path / NEW, identity, durable=True)
+            disk.write(self._new, identity, durable=True)
         except OSError:
             with suppress(OSError):  # half a secret, on a disk that may be full: the first error is the one to tell
                 self._erase((NEW,), (NEW,))
             raise
-        disk.replace(self.path / NEW, self.path / IDENTITY)
-        disk.sync(self.path.parent)
+        disk.replace(self._new, self._identity)
+        disk.sync(self._above)
         if LDEVID in names:
             with suppress(OSError):  # what counts is kept; the next `export` tries again
                 self.export(enrollment)
+        disk.save_seconds = time.monotonic() - begun
         return replace(enrollment, folder=self.path)
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether the disk was so fast with the last state that one more is no burden to an event loop."""
+        return self._disk.save_seconds <= QUICK_SECONDS
 
     def confirm(self) -> None:
         """Note that the registrar heard of the enrollment (RFC 8995, 5.9.4), if there is one."""
         with suppress(FileNotFoundError):
-            self._disk.write_byte(self.path / IDENTITY, _REPORTED_AT, b"1")
+            self._disk.write_byte(self._identity, _REPORTED_AT, b"1")
 
     def export(self, enrollment: Enrollment) -> None:
         """Write the certificates and the voucher for other programs; these never see half a file, and no secret.
@@ -174,7 +183,7 @@ class Folder:
         names = self._disk.names(self.path)
         self._erase(_SECRETS, names)
         if IDENTITY in names:
-            self._disk.rename(self.path / IDENTITY, self.path / OLD)
+            self._disk.rename(self._identity, self.path / OLD)
             self._disk.sync(self.path)
         self._erase(_EXPORTS, names)
         self.tidy()
@@ -186,8 +195,7 @@ class Folder:
         """
         names = self._disk.names(self.path)
         if IDENTITY in names:
-            path = self.path / IDENTITY
-            return () if _is_ours(self._disk.read(path)) else (path,)
+            return () if _is_ours(self._disk.read(self._identity)) else (self._identity,)
         return () if OLD in names else tuple(self.path / name for name in _EXPORTS if name in names)
 
     def tidy(self) -> None:
@@ -210,7 +218,7 @@ class Folder:
 
     def _is_in_use(self, name: str) -> bool:
         """Whether this may be a second name of the identity, after a rename that a power loss tore apart."""
-        return self._disk.read(self.path / name) == self._disk.read(self.path / IDENTITY)
+        return self._disk.read(self.path / name) == self._disk.read(self._identity)
 
 
 # The bytes: blocks as in PEM (RFC 7468), of which other programs read the key and the chain
@@ -297,7 +305,7 @@ def _blocks(content: bytes) -> Mapping[bytes, list[bytes]]:
 
 def _block(label: bytes, data: bytes) -> bytes:
     text = base64.b64encode(data)
-    lines = b"\n".join(text[at : at + PEM_LINE] for at in range(0, len(text), PEM_LINE))
+    lines = b"\n".join([text[at : at + PEM_LINE] for at in range(0, len(text), PEM_LINE)])
     return b"-----BEGIN %s-----\n%s\n-----END %s-----\n" % (label, lines, label)
 
 

@@ -490,11 +490,17 @@ def test_a_key_inside_a_token_is_refused_with_advice() -> None:
     with pytest.raises(Misconfigured, match="file: key") as refused:
         tls.server_context(Credential(TokenKey(PLANT.registrar.key), PLANT.registrar.chain))
     assert refused.value.reason == "tls-key-not-usable"
+    with pytest.raises(Misconfigured, match="file: key") as refused:
+        tls.client_side(Credential(TokenKey(DEVICE.key), DEVICE.chain), judge=lambda _: None)
+    assert refused.value.reason == "tls-key-not-usable"
 
 
 def test_a_key_of_another_certificate_is_refused() -> None:
     with pytest.raises(Misconfigured) as refused:
         tls.server_context(Credential(make_key(), PLANT.registrar.chain))
+    assert refused.value.reason == "tls-credential-rejected"
+    with pytest.raises(Misconfigured, match="key values mismatch") as refused:
+        tls.client_side(Credential(make_key(), DEVICE.chain), judge=lambda _: None)
     assert refused.value.reason == "tls-credential-rejected"
 
 

@@ -24,8 +24,8 @@ MAKER = Manufacturer()
 class WatchedFolder(Folder):
     """A folder that notes what is done to it, and lets a test have a say before a save."""
 
-    def __init__(self, path: Path, before_save: Callable[[], None] = lambda: None) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, before_save: Callable[[], None] = lambda: None, *, disk: Disk | None = None) -> None:
+        super().__init__(path, disk)
         self.done: list[tuple[str, bool]] = []  # what, and whether in the main thread
         self._before_save = before_save
 
@@ -60,6 +60,25 @@ async def test_what_waits_for_the_disk_is_done_in_a_thread(tmp_path: Path) -> No
     folder = WatchedFolder(tmp_path / "state")
     assert await onboarded(folder)
     assert folder.done == [("save", False)]
+
+
+@pytest.mark.parametrize(("seconds", "at_once"), [(0.001, True), (0.1, False)])
+async def test_a_disk_that_was_quick_is_waited_for(tmp_path: Path, seconds: float, at_once: bool) -> None:
+    disk = Disk()
+    disk.save_seconds = seconds
+    folder = WatchedFolder(tmp_path / "state", disk=disk)
+    assert await onboarded(folder)
+    assert folder.done == [("save", at_once)]
+    assert disk.save_seconds != seconds, "every save tells anew how quick the disk is"
+
+
+async def test_a_quick_disk_that_fails_is_a_clean_failure(tmp_path: Path) -> None:
+    disk = FailingDisk(1)
+    disk.save_seconds = 0.001
+    server = await serve(FakeRegistrar(maker=MAKER))
+    outcome = await pledge(server.url.removeprefix("https://"), Folder(tmp_path / "state", disk)).onboard()
+    await server.close(0.1)
+    assert (outcome.state, outcome.reason) == ("refused", "disk-failed")
 
 
 async def test_what_onboard_returns_is_what_is_kept(tmp_path: Path) -> None:
