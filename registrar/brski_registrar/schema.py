@@ -4,12 +4,12 @@
 so that a row becomes a record without a word in between.
 """
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-import sqlalchemy
 from sqlalchemy import (
+    BindParameter,
     Boolean,
     Column,
     Integer,
@@ -31,6 +31,7 @@ from brski_registrar.lifecycle import State
 from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 
 MAX_LISTED: Final = 1000  # rows of one listing
+MAX_LINES: Final = 32  # of the journal in one unit; an audit log has 20 findings at most
 
 metadata = MetaData()
 
@@ -209,9 +210,9 @@ REVOKE: Final = (
     .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
     .values(revoked_at=bindparam("revoked_at"))
 )
-ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
-NEW_CERTIFICATE: Final = Prepared(insert(certificates), ISSUED_COLUMNS)
-NEW_ENTRY: Final = Prepared(insert(journal), journal.columns.keys()[1:])
+NEW_CERTIFICATE: Final = Prepared(insert(certificates), certificates.columns.keys())
+ABOUT_COLUMNS: Final = ("at", "device_id", "manufacturer", "serial_number", "address")  # the same in lines of one unit
+SAID_COLUMNS: Final = ("event", "reason", "detail")
 JOURNAL: Final = (
     select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
 )
@@ -223,10 +224,21 @@ JOURNAL_OF: Final = (
 )
 
 
+@lru_cache(maxsize=MAX_LINES)
+def new_lines(count: int) -> Prepared:
+    """So many lines of the journal in one statement: what they say has the line's number at its name's end."""
+    about = {name: bindparam(name, type_=journal.c[name].type) for name in ABOUT_COLUMNS}
+
+    def said(line: int) -> dict[str, BindParameter[Any]]:
+        return {name: bindparam(f"{name}_{line}", type_=journal.c[name].type) for name in SAID_COLUMNS}
+
+    return Prepared(insert(journal).values([about | said(line) for line in range(count)]))
+
+
 Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry, Knock)
 
 
-def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
+def as_record(kind: type[Row], row: Sequence[Any]) -> Row:
     """A row of the table that `kind` stands for; both have the same columns in the same order."""
     values: list[Any] = list(row)
     if kind is Device:
@@ -235,12 +247,7 @@ def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
     return make(*values)
 
 
-def as_values(record: Row) -> dict[str, Any]:
-    """The columns of a record by name."""
-    return {name: getattr(record, name) for name in record.__slots__}
-
-
-_STATE = [field.name for field in fields(Device)].index("state")
+_STATE: Final = Device._fields.index("state")
 
 
 def _tables_and_records_agree() -> None:
@@ -250,7 +257,7 @@ def _tables_and_records_agree() -> None:
         *((Entry, journal), (Knock, knocks)),
     )
     for kind, table in pairs:
-        if [field.name for field in fields(kind)] != list(table.columns.keys()):
+        if list(kind.__match_args__) != list(table.columns.keys()):
             raise AttributeError(f"{table.name} and {kind.__name__} differ")
 
 
