@@ -57,7 +57,7 @@ class Store:
         if change.events and Event.DECLINE not in change.events:  # that is told with the answer, and who heard it
             log.info(
                 "device changed",
-                state=device.state,
+                state=str(device.state),
                 serial_number=device.serial_number,
                 manufacturer=device.manufacturer,
                 events=", ".join(change.events),

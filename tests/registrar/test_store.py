@@ -16,6 +16,7 @@ from brski_registrar.identity import Maker, Pledge, Trust
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission, Approval, DomainPolicy, Treatment
 from brski_registrar.policy_store import PolicyStore, PolicyView
+from brski_registrar.recent import RECENT_SECONDS
 from brski_registrar.records import Asked, Change, Note
 from brski_registrar.store import MIGRATIONS, Store
 from tests.support.plant import record_of
@@ -214,6 +215,21 @@ async def test_makers_and_devices_are_kept(database: Database) -> None:
     assert (await policies.load()).trust.makers == {}
     with pytest.raises(Unknown):
         await policies.remove_manufacturer(MAKER.name)
+
+
+async def test_an_entry_that_was_just_seen_is_believed_for_a_moment_unless_it_changes_here(database: Database) -> None:
+    now = [0.0]
+    mine, others = PolicyStore(database, monotonic=lambda: now[0]), PolicyStore(database)
+    entry = Admission(manufacturer=MAKER.name, serial_number="SN-1", purchased_on=NOW)
+    mine.saw(MAKER.name, "SN-1", None)
+    await others.allow(entry, NOW)
+    assert await mine.admission(MAKER.name, "SN-1") is None
+    now[0] += RECENT_SECONDS
+    assert await mine.admission(MAKER.name, "SN-1") == entry
+    for change in (mine.allow(replace(entry, note="order 4711"), NOW), mine.disallow(MAKER.name, "SN-1")):
+        mine.saw(MAKER.name, "SN-1", entry)
+        await change
+        assert await mine.admission(MAKER.name, "SN-1") != entry
 
 
 @pytest.mark.parametrize(
