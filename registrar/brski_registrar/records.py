@@ -1,6 +1,7 @@
 """What the registrar remembers, as values: devices, vouchers, certificates, the journal, and what changes them.
 
-`Device`, `StoredVoucher`, `Issued`, `Entry` and `Knock` have the columns of their tables, in the same order (`schema`).
+`StoredVoucher`, `Issued`, `Entry` and `Knock` have the columns of their tables, in the same order; `Device` has those
+of `devices` and, for what it came with, of `requests` (`schema`).
 What an onboarding makes anew at each of its steps is a named tuple, as a row is: at a fifth of a dataclass's price.
 """
 

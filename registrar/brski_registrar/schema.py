@@ -1,7 +1,7 @@
 """The registrar's tables, the statements on them, and how a row becomes a record.
 
 `migrations` makes the tables. Each record (`records`) has the columns of its table as attributes, in the same order,
-so that a row becomes a record without a word in between.
+so that a row becomes a record without a word in between; a `Device` has those of two tables.
 """
 
 from collections.abc import Callable, Sequence
@@ -67,16 +67,22 @@ devices = Table(
     Column("state", String),
     Column("reason", Text),
     Column("fingerprint", String),
-    Column("certificate", LargeBinary),
     Column("address", String),
     Column("media_type", String),
     Column("pvr_sha256", String),
     Column("nonce", String),
     Column("masa", String),
-    Column("rvr", LargeBinary),
     Column("csr_sha256", String),
     Column("created_at", UtcTime),
     Column("changed_at", UtcTime),
+)
+# What a device came with when it last asked for a voucher: long, and untouched when its state changes.
+requests = Table(
+    "requests",
+    metadata,
+    Column("device_id", Integer, primary_key=True),
+    Column("certificate", LargeBinary),
+    Column("rvr", LargeBinary),
 )
 vouchers = Table(
     "vouchers",
@@ -133,36 +139,42 @@ knocks = Table(
 
 # Statements, built once: a statement built anew for every call costs four times its execution.
 
+CAME_WITH: Final = ("certificate", "rvr")
+_DEVICE: Final = tuple((requests if name in CAME_WITH else devices).c[name] for name in Device._fields)
+_DEVICES: Final = select(*_DEVICE).join(requests, requests.c.device_id == devices.c.id)
+
 BY_PLEDGE: Final = Prepared(
-    select(devices).where(
+    _DEVICES.where(
         devices.c.manufacturer == bindparam("manufacturer"),
         devices.c.serial_number == bindparam("serial_number"),
         devices.c.issuer == bindparam("issuer"),
     )
 )
-BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
+BY_ID: Final = _DEVICES.where(devices.c.id == bindparam("id"))
 BY_SERIAL: Final = (
-    select(devices)
-    .where(devices.c.serial_number == bindparam("serial_number"))
-    .order_by(devices.c.id)
-    .limit(MAX_LISTED)
+    _DEVICES.where(devices.c.serial_number == bindparam("serial_number")).order_by(devices.c.id).limit(MAX_LISTED)
 )
-LISTED: Final = select(devices).order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
+LISTED: Final = _DEVICES.order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
 SILENT: Final = (
-    select(devices)
-    .where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
+    _DEVICES.where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
     .order_by(devices.c.changed_at)
     .limit(MAX_LISTED)
 )
 ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
 ASKED_COLUMNS: Final = (
-    *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
+    *("fingerprint", "address", "media_type", "pvr_sha256", "nonce", "masa"),
     *ADVANCED_COLUMNS,
 )
 NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *ASKED_COLUMNS)
 NEW_DEVICE: Final = Prepared(insert(devices), NEW_COLUMNS)
 ASK: Final = (
     update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in ASKED_COLUMNS})
+)
+NEW_REQUEST: Final = Prepared(insert(requests), requests.columns.keys())
+ASK_WITH: Final = (
+    update(requests)
+    .where(requests.c.device_id == bindparam("b_device_id"))
+    .values({name: bindparam(name) for name in CAME_WITH})
 )
 ADVANCE: Final = Prepared(
     update(devices)
@@ -252,11 +264,9 @@ _STATE: Final = Device._fields.index("state")
 
 def _tables_and_records_agree() -> None:
     """Both are written side by side; a column in one only, or out of order, is a fault at import."""
-    pairs = (
-        *((Device, devices), (StoredVoucher, vouchers), (Issued, certificates)),
-        *((Entry, journal), (Knock, knocks)),
-    )
-    for kind, table in pairs:
+    if set(Device._fields) != {*devices.columns.keys(), *CAME_WITH}:
+        raise AttributeError("devices and Device differ")
+    for kind, table in ((StoredVoucher, vouchers), (Issued, certificates), (Entry, journal), (Knock, knocks)):
         if list(kind.__match_args__) != list(table.columns.keys()):
             raise AttributeError(f"{table.name} and {kind.__name__} differ")
 

@@ -111,12 +111,9 @@ class Store:
             state = _followed(before.state if before else State.NEW, change.events)
             device = _device_asking(pledge, asked, state, change, before)
             if before is None:
-                values = device._asdict()
-                del values["id"]  # the database chooses it
-                device = device._replace(id=schema.NEW_DEVICE.insert(connection, values))
+                device = _insert(connection, device)
             else:
-                values = {name: getattr(device, name) for name in schema.ASKED_COLUMNS}
-                connection.execute(schema.ASK, values | {"b_id": device.id})
+                _update(connection, device)
             if voucher is not None:
                 schema.NEW_VOUCHER.insert(connection, _voucher_values(device, voucher, assertion, change.now))
             _write_notes(connection, device, change)
@@ -295,6 +292,23 @@ def _device_asking(pledge: Pledge, asked: Asked, state: State, change: Change, b
         created_at=before.created_at if before else change.now,
         changed_at=change.now,
     )
+
+
+def _insert(connection: Connection, device: Device) -> Device:
+    values = device._asdict()
+    del values["id"]  # the database chooses it
+    came_with = {name: values.pop(name) for name in schema.CAME_WITH}
+    device_id = schema.NEW_DEVICE.insert(connection, values)
+    schema.NEW_REQUEST.change(connection, {"device_id": device_id, **came_with})
+    return device._replace(id=device_id)
+
+
+def _update(connection: Connection, device: Device) -> None:
+    values = device._asdict()
+    asked = {name: values[name] for name in schema.ASKED_COLUMNS}
+    connection.execute(schema.ASK, asked | {"b_id": device.id})
+    came_with = {name: values[name] for name in schema.CAME_WITH}
+    connection.execute(schema.ASK_WITH, came_with | {"b_device_id": device.id})
 
 
 def _check_not_revoked(connection: Connection, certificate: x509.Certificate) -> None:
