@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from brski_common.certificates import Peer, fingerprint
 from brski_common.database import Database, UtcTime
 from brski_common.errors import Misconfigured, Refused, Unknown
-from brski_registrar import migrations
+from brski_common.sqlite import DIALECT
+from brski_registrar import migrations, schema
 from brski_registrar.identity import Maker, Pledge, Trust
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission, Approval, DomainPolicy, Treatment
@@ -104,6 +105,15 @@ async def test_what_an_earlier_release_knew_of_its_devices_is_kept(
         assert (device.nonce, device.csr_sha256, device.changed_at) == ("nonce", "cd", NOW)
         assert [voucher.raw for voucher in await store.vouchers(7)] == [b"rvr"]
         assert (await store.advance(device, change(Event.BLOCK))).rvr == b"rvr"
+
+
+async def test_who_is_silent_is_found_without_a_look_at_all_the_others(tmp_path: Path) -> None:
+    asked = schema.SILENT.params(before=NOW).compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
+    async with Database.open(f"sqlite:///{tmp_path}/registrar.sqlite", migrations=MIGRATIONS) as database:
+        plan = await database.read(
+            lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("2026", 1, 0)).all()
+        )
+    assert "USING INDEX devices_vouchered" in str(plan)
 
 
 async def test_a_second_request_replaces_the_first_and_keeps_its_history(database: Database) -> None:
