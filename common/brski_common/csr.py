@@ -219,11 +219,11 @@ def check_wishes(wishes: Wishes, csr: x509.CertificateSigningRequest) -> None:
     _check_key_wish(wishes, csr)
     _check_hash(wishes, csr)
     if wishes.subject is not None:
-        _check_subject(wishes.subject, csr.subject)
-    found = {extension.oid: extension for extension in requested_extensions(csr)}
-    for wish in wishes.extensions:
-        _check_extension(wish, found.get(wish.oid))
-    _check_others(wishes.others, csr)
+        _check_subject(wishes.subject, subject_of(csr))
+    if wishes.extensions:
+        _check_extensions(wishes.extensions, csr)
+    if wishes.others:
+        _check_others(wishes.others, csr)
 
 
 def check_renewal(csr: x509.CertificateSigningRequest, certificate: x509.Certificate) -> None:
@@ -275,6 +275,12 @@ def _rdn_follows(wish: tuple[NameWish, ...], rdn: x509.RelativeDistinguishedName
     )
 
 
+def _check_extensions(wishes: Iterable[ExtensionWish], csr: x509.CertificateSigningRequest) -> None:
+    found = {extension.oid: extension for extension in requested_extensions(csr)}
+    for wish in wishes:
+        _check_extension(wish, found.get(wish.oid))
+
+
 def _check_extension(wish: ExtensionWish, have: ExtensionWish | None) -> None:
     if have is None:
         raise Refused("csr-extension-missing", f"{wish.oid} was asked for")
@@ -300,7 +306,7 @@ def _names_follow(wish: tuple[bytes, ...], have: tuple[bytes, ...]) -> bool:
 
 
 def _check_others(others: Iterable[str], csr: x509.CertificateSigningRequest) -> None:
-    subject = {attribute.oid.dotted_string for attribute in csr.subject}
+    subject = {attribute.oid.dotted_string for attribute in subject_of(csr)}
     for oid in others:
         # Other attributes may be unknown to the client, which then has to ignore them (RFC 7030, 4.5.2).
         if oid.startswith(SUBJECT_ATTRIBUTES) and oid not in subject:

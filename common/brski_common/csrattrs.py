@@ -68,6 +68,8 @@ _TEXT_CODECS = {
     0x1E: "utf-16-be",  # BMPString
 }
 _VERSION_1 = 0
+_WRITTEN_VERSION = der.integer(_VERSION_1)
+_NO_ATTRIBUTES = der.explicit(1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,18 +320,18 @@ def _signature_oid(key: KeyWish | None, name: str) -> str:
 
 
 def _ask_template(wishes: Wishes) -> Attribute:
-    attributes = b""
+    attributes = _NO_ATTRIBUTES
     if wishes.extensions:
         # RFC 9908, 3.4: id-ExtensionReq, unless something is left open; never both.
         partial = any(wish.is_partial for wish in wishes.extensions)
         request = _extension_request(EXTENSION_REQUEST_TEMPLATE if partial else EXTENSION_REQUEST, wishes.extensions)
-        attributes = _attribute(request)
-    members = [der.integer(_VERSION_1)]
+        attributes = der.explicit(1, _attribute(request))
+    members = [_WRITTEN_VERSION]
     if wishes.subject is not None:
         members.append(der.sequence(*(der.set_of(*map(_write_name_wish, rdn)) for rdn in wishes.subject)))
     if wishes.key is not None:
         members.append(_write_template_key(wishes.key))
-    return Attribute(REQUEST_INFO_TEMPLATE, (der.sequence(*members, der.explicit(1, attributes)),))
+    return Attribute(REQUEST_INFO_TEMPLATE, (der.sequence(*members, attributes),))
 
 
 def _extension_request(oid: str, wishes: Iterable[ExtensionWish]) -> Attribute:

@@ -3,22 +3,27 @@
 Root and subordinate CAs, and end entities whose subject, usages and extensions the caller has
 decided. Serial numbers are random (159 bits); AuthorityKeyIdentifier is always present, and
 SubjectKeyIdentifier unless the profile does without (IEEE 802.1AR wants none in an IDevID).
+
+End entities are many, and alike but for a few fields: what is constant is encoded once, and the rest
+put into it here. pyca's builder makes the few CAs.
 """
 
+import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import cast
+from typing import NamedTuple, cast
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPublicKeyTypes
 from cryptography.x509.name import _ASN1Type
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from brski_common.certificates import Credential, Facts, PrivateKey, extension, facts_of
+from brski_common import der
+from brski_common.certificates import Credential, Facts, PrivateKey, extension, facts_of, public_key_info
 
 # RFC 5280, 4.1.2.5: the notAfter of a certificate that never expires, as IDevIDs do.
 NO_EXPIRY = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
@@ -28,6 +33,14 @@ REMEMBERED_PROFILES = 16
 
 _PRINTABLE = re.compile(r"[A-Za-z0-9 '()+,\-./:=?]*")
 _CURVE_HASHES: dict[str, hashes.SHA384 | hashes.SHA512] = {"secp384r1": hashes.SHA384(), "secp521r1": hashes.SHA512()}
+_VERSION_3 = der.explicit(0, der.integer(2))
+_ED25519 = der.sequence(der.oid("1.3.101.112"))
+_RSA = der.sequence(der.oid("1.2.840.113549.1.1.11"), der.NULL)
+_ECDSA = {
+    "sha256": der.sequence(der.oid("1.2.840.10045.4.3.2")),
+    "sha384": der.sequence(der.oid("1.2.840.10045.4.3.3")),
+    "sha512": der.sequence(der.oid("1.2.840.10045.4.3.4")),
+}
 
 Extensions = Iterable[tuple[x509.ExtensionType, bool]]
 
@@ -36,9 +49,11 @@ def signature_hash(key: PrivateKey) -> hashes.SHA256 | hashes.SHA384 | hashes.SH
     """The hash that goes with a signing key: as strong as its curve, None for Ed25519."""
     if isinstance(key, ed25519.Ed25519PrivateKey):
         return None
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return _CURVE_HASHES.get(key.curve.name, hashes.SHA256())
-    return hashes.SHA256()
+    return _curve_hash(key.curve) if isinstance(key, ec.EllipticCurvePrivateKey) else hashes.SHA256()
+
+
+def _curve_hash(curve: ec.EllipticCurve) -> hashes.SHA256 | hashes.SHA384 | hashes.SHA512:
+    return _CURVE_HASHES.get(curve.name, hashes.SHA256())
 
 
 def name(common_name: str, **attributes: str) -> x509.Name:
@@ -102,44 +117,81 @@ def end_entity(
     subject_key_identifier: bool = True,
 ) -> x509.Certificate:
     """An end-entity certificate. `extensions` are (value, critical) pairs added as they are."""
-    builder = (
-        _end_entities(facts_of(issuer.certificate), key_usage, tuple(extended_key_usage))
-        .subject_name(subject)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(not_before)
-        .not_valid_after(not_after)
-    )
-    optional: list[tuple[x509.ExtensionType, bool]] = []
-    if subject_key_identifier:
-        optional.append((_key_id(public_key), False))
+    if not_after < not_before:
+        raise ValueError(f"a certificate that ends at {not_after} before it begins at {not_before}")
+    frame = _frame(facts_of(issuer.certificate), key_usage, tuple(extended_key_usage))
+    key_info = public_key_info(public_key)
+    own = [_key_id_extension(key_info)] if subject_key_identifier else []
     if alternative_names:
-        optional.append((x509.SubjectAlternativeName(alternative_names), not list(subject)))
-    for value, critical in [*optional, *extensions]:
-        builder = builder.add_extension(value, critical=critical)
-    return builder.sign(issuer.key, signature_hash(issuer.key))
+        own.append(_extension(x509.SubjectAlternativeName(alternative_names), critical=not list(subject)))
+    own += [_extension(value, critical=critical) for value, critical in extensions]
+    #   TBSCertificate ::= SEQUENCE { version [0], serialNumber, signature, issuer, validity, subject,
+    #       subjectPublicKeyInfo, extensions [3] }
+    signed = der.sequence(
+        _VERSION_3,
+        der.integer(x509.random_serial_number()),
+        frame.algorithm,
+        frame.issuer,
+        der.sequence(der.time(not_before), der.time(not_after)),
+        subject.public_bytes(),
+        key_info,
+        der.explicit(3, der.sequence(frame.extensions, *own)),
+    )
+    signature = der.bit_string(_sign(issuer.key, signed))
+    return x509.load_der_x509_certificate(der.sequence(signed, frame.algorithm, signature))
+
+
+class _Frame(NamedTuple):
+    """What all end entities of one issuer and one kind have in common, as DER."""
+
+    algorithm: bytes
+    issuer: bytes
+    extensions: bytes
 
 
 @lru_cache(maxsize=REMEMBERED_PROFILES)
-def _end_entities(
-    issuer: Facts, key_usage: x509.KeyUsage | None, extended_key_usage: tuple[ObjectIdentifier, ...]
-) -> x509.CertificateBuilder:
-    """What all end entities of one issuer and one kind have in common, its extensions encoded once for all."""
-    builder = (
-        x509.CertificateBuilder()
-        .issuer_name(issuer.certificate.subject)
-        .add_extension(_encoded(x509.BasicConstraints(ca=False, path_length=None)), critical=True)
-        .add_extension(_encoded(_authority_key_id(issuer.certificate)), critical=False)
-    )
+def _frame(issuer: Facts, key_usage: x509.KeyUsage | None, extended_key_usage: tuple[ObjectIdentifier, ...]) -> _Frame:
+    certificate = issuer.certificate
+    extensions = [
+        _extension(x509.BasicConstraints(ca=False, path_length=None), critical=True),
+        _extension(_authority_key_id(certificate), critical=False),
+    ]
     if key_usage is not None:
-        builder = builder.add_extension(_encoded(key_usage), critical=True)
+        extensions.append(_extension(key_usage, critical=True))
     if extended_key_usage:
-        builder = builder.add_extension(_encoded(x509.ExtendedKeyUsage(extended_key_usage)), critical=False)
-    return builder
+        extensions.append(_extension(x509.ExtendedKeyUsage(extended_key_usage), critical=False))
+    return _Frame(_algorithm(certificate.public_key()), certificate.subject.public_bytes(), b"".join(extensions))
 
 
-def _encoded(value: x509.ExtensionType) -> x509.UnrecognizedExtension:
-    return x509.UnrecognizedExtension(value.oid, value.public_bytes())
+def _extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
+    #   Extension ::= SEQUENCE { extnID OBJECT IDENTIFIER, critical BOOLEAN DEFAULT FALSE, extnValue OCTET STRING }
+    flag = der.boolean(True) if critical else b""
+    return der.sequence(der.oid(value.oid.dotted_string), flag, der.octet_string(value.public_bytes()))
+
+
+_KEY_ID_BYTES = 20
+_KEY_ID_HEAD = _extension(x509.SubjectKeyIdentifier(bytes(_KEY_ID_BYTES)), critical=False)[:-_KEY_ID_BYTES]
+
+
+def _key_id_extension(key_info: bytes) -> bytes:
+    """The SubjectKeyIdentifier: SHA-1 of the key's bits (RFC 5280, 4.2.1.2, method 1), as pyca makes it for a CA."""
+    _, key = der.parse(key_info).members(der.SEQUENCE, der.BIT_STRING)
+    return _KEY_ID_HEAD + hashlib.sha1(key.content[1:], usedforsecurity=False).digest()
+
+
+def _algorithm(key: object) -> bytes:
+    """The AlgorithmIdentifier of what `_sign` makes with this public key's private one."""
+    if isinstance(key, ec.EllipticCurvePublicKey):
+        return _ECDSA[_curve_hash(key.curve).name]
+    return _RSA if isinstance(key, rsa.RSAPublicKey) else _ED25519
+
+
+def _sign(key: PrivateKey, data: bytes) -> bytes:
+    if isinstance(key, ec.EllipticCurvePrivateKey):
+        return key.sign(data, ec.ECDSA(_curve_hash(key.curve)))
+    if isinstance(key, rsa.RSAPrivateKey):
+        return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    return key.sign(data)
 
 
 def authority_key_id(issuer: Credential) -> x509.AuthorityKeyIdentifier:

@@ -29,9 +29,12 @@ class Delegates:
                 raise Misconfigured("ra-certificate-unfit", f"{common_name(certificate)}: {advice}")
         self._known = frozenset(map(fingerprint, named))
 
+    def __bool__(self) -> bool:
+        return bool(self._known)
+
     def include(self, peer: Peer | None, now: datetime) -> bool:
         """Whether a TLS client is one of them; raises Untrusted for one whose certificate is not valid now."""
-        if peer is None or not self._known or fingerprint(peer.certificate) not in self._known:
+        if peer is None or fingerprint(peer.certificate) not in self._known:
             return False
         check_dates(peer.certificate, now)
         return True

@@ -87,7 +87,7 @@ class EstService:
 
     def is_ra(self, peer: Peer | None) -> bool:
         """Whether a client is an RA that speaks for devices (RFC 7030, 3.7); raises Untrusted for one out of date."""
-        return self._delegates.include(peer, self._registrar.clock())
+        return bool(self._delegates) and self._delegates.include(peer, self._registrar.clock())
 
     async def ca_certificates(self, peer: Peer | None, label: str = DEFAULT_LABEL) -> tuple[x509.Certificate, ...]:
         """The CA certificates: public (RFC 7030, 4.1.2), but no EST action for a pledge that is not admitted."""

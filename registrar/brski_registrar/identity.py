@@ -13,6 +13,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography import x509
@@ -34,6 +35,7 @@ from brski_common.paths import Anchors, build_path
 from brski_registrar.policy import Manufacturer, SerialField
 
 MAX_SERIAL_NUMBER: Final = 64  # characters: what a subject can hold (RFC 5280, A.1)
+REMEMBERED_AUTHORITIES: Final = 64
 REMEMBERED_PEERS: Final = 64  # connections at once that cost nothing more; a device's comes once
 
 _CLIENT_USAGES: Final = frozenset({ID_KP_CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
@@ -84,6 +86,8 @@ class Trust:
         for maker in self.makers.values():
             for subject in {anchor.subject for anchor in maker.idevids.certificates}:
                 self._by_subject.setdefault(subject, []).append(maker)
+        # All devices of a line come with the same authorities.
+        self._named_by_authority = lru_cache(maxsize=REMEMBERED_AUTHORITIES)(self._named_by)
         self._recognised: OrderedDict[int, tuple[Peer, Pledge]] = OrderedDict()
 
     def pledge(self, peer: Peer | None, now: datetime) -> Pledge:
@@ -144,8 +148,13 @@ class Trust:
         raise failure or Unknown("manufacturer-unknown", f"no anchor for {common_name(chain[0])}")
 
     def _candidates(self, chain: Sequence[x509.Certificate]) -> Iterable[Maker]:
-        named = [maker for certificate in chain for maker in self._by_subject.get(certificate.issuer, ())]
+        named = [*self._named_by(chain[0])]
+        for authority in chain[1:]:
+            named += self._named_by_authority(authority)
         return {maker.record.name: maker for maker in named}.values()
+
+    def _named_by(self, certificate: x509.Certificate) -> Sequence[Maker]:
+        return self._by_subject.get(certificate.issuer, ())
 
 
 def _anchors(pem: str) -> Anchors:

@@ -2,7 +2,8 @@
 
 Whoever changes something here raises the policy's revision in the same unit. A running registrar looks at the revision
 now and then (`PolicyView.current`), so a change made by the command line or by another process counts within
-REFRESH_SECONDS, one made through the view at once.
+REFRESH_SECONDS, one made through the view at once. An entry of the allow-list that was just read for a voucher request
+is believed as long (`recent`) when the device's audit log is judged.
 """
 
 import logging
@@ -19,6 +20,7 @@ from brski_common.errors import BrskiError, Malformed, Misconfigured, Unknown
 from brski_common.prepared import Prepared
 from brski_registrar.identity import Maker, Trust
 from brski_registrar.policy import Admission, DomainPolicy, Manufacturer, read_record, write_record
+from brski_registrar.recent import Recent
 from brski_registrar.schema import admissions, policies, policy_revision
 
 REFRESH_SECONDS: Final = 1.0
@@ -65,8 +67,9 @@ class Policy:
 class PolicyStore:
     """Reads and changes what the operator decides."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, monotonic: Callable[[], float] = time.monotonic) -> None:
         self.database = database
+        self._seen: Recent[tuple[str, str], tuple[Admission | None]] = Recent(monotonic)
 
     async def revision(self) -> int:
         """A number that grows with every change."""
@@ -103,8 +106,15 @@ class PolicyStore:
         """Replace what holds for every device."""
         await self._put(_DOMAIN, _DOMAIN, write_record(record), now)
 
+    def saw(self, manufacturer: str, serial_number: str, admission: Admission | None) -> None:
+        """Remember for a moment what somebody read in a unit of his own."""
+        self._seen.put((manufacturer, serial_number), (admission,))
+
     async def admission(self, manufacturer: str, serial_number: str) -> Admission | None:
         """The entry of one device, None if it is not on the list."""
+        seen = self._seen.get((manufacturer, serial_number))
+        if seen is not None:
+            return seen[0]
         return await self.database.read(lambda connection: read_admission(connection, manufacturer, serial_number))
 
     async def admissions(self, manufacturer: str) -> tuple[Admission, ...]:
@@ -127,11 +137,15 @@ class PolicyStore:
                 connection.execute(_NEW_ADMISSION, _admission_values(entry) | {"added_at": now})
 
         await self.database.write(unit)
+        for entry in entries:
+            self._seen.forget((entry.manufacturer, entry.serial_number))
 
     async def disallow(self, manufacturer: str, serial_number: str) -> bool:
         """Take a device off the list; False if it was not on it. What it has already is not taken away."""
         key = {"b_manufacturer": manufacturer, "b_serial_number": serial_number}
-        return await self.database.write(lambda connection: connection.execute(_FORGET_ADMISSION, key).rowcount > 0)
+        taken = await self.database.write(lambda connection: connection.execute(_FORGET_ADMISSION, key).rowcount > 0)
+        self._seen.forget((manufacturer, serial_number))
+        return taken
 
     async def _put(self, kind: str, name: str, document: str, now: datetime) -> None:
         def unit(connection: Connection) -> None:

@@ -1,16 +1,18 @@
 """What the registrar remembers, as values: devices, vouchers, certificates, the journal, and what changes them.
 
-`Device`, `StoredVoucher`, `Issued`, `Entry` and `Knock` have the columns of their tables, in the same order (`schema`).
+`StoredVoucher`, `Issued`, `Entry` and `Knock` have the columns of their tables, in the same order; `Device` has those
+of `devices` and, for what it came with, of `requests` (`schema`).
+What an onboarding makes anew at each of its steps is a named tuple, as a row is: at a fifth of a dataclass's price.
 """
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from brski_registrar.lifecycle import Event, State
 
 
-@dataclass(frozen=True, slots=True)
-class Device:
+class Device(NamedTuple):
     """A device as last heard of. `issuer` and `fingerprint` are hex; `rvr` is the request its voucher came from."""
 
     id: int
@@ -32,8 +34,7 @@ class Device:
     changed_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class StoredVoucher:
+class StoredVoucher(NamedTuple):
     """A voucher that was handed on."""
 
     id: int
@@ -46,8 +47,7 @@ class StoredVoucher:
     received_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class Issued:
+class Issued(NamedTuple):
     """A certificate that was issued here. `serial` is the certificate's own, hex."""
 
     fingerprint: str
@@ -60,8 +60,7 @@ class Issued:
     revoked_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """A line of the journal."""
 
     id: int
@@ -94,8 +93,7 @@ class Knock:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
-class Note:
+class Note(NamedTuple):
     """What to write into the journal: an event, a slug, and what the operator may want to know."""
 
     event: str

@@ -1,15 +1,15 @@
 """The registrar's tables, the statements on them, and how a row becomes a record.
 
 `migrations` makes the tables. Each record (`records`) has the columns of its table as attributes, in the same order,
-so that a row becomes a record without a word in between.
+so that a row becomes a record without a word in between; a `Device` has those of two tables.
 """
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
-import sqlalchemy
 from sqlalchemy import (
+    BindParameter,
     Boolean,
     Column,
     Integer,
@@ -21,6 +21,7 @@ from sqlalchemy import (
     bindparam,
     desc,
     insert,
+    literal,
     select,
     update,
 )
@@ -31,6 +32,7 @@ from brski_registrar.lifecycle import State
 from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 
 MAX_LISTED: Final = 1000  # rows of one listing
+MAX_LINES: Final = 32  # of the journal in one unit; an audit log has 20 findings at most
 
 metadata = MetaData()
 
@@ -66,16 +68,22 @@ devices = Table(
     Column("state", String),
     Column("reason", Text),
     Column("fingerprint", String),
-    Column("certificate", LargeBinary),
     Column("address", String),
     Column("media_type", String),
     Column("pvr_sha256", String),
     Column("nonce", String),
     Column("masa", String),
-    Column("rvr", LargeBinary),
     Column("csr_sha256", String),
     Column("created_at", UtcTime),
     Column("changed_at", UtcTime),
+)
+# What a device came with when it last asked for a voucher: long, and untouched when its state changes.
+requests = Table(
+    "requests",
+    metadata,
+    Column("device_id", Integer, primary_key=True),
+    Column("certificate", LargeBinary),
+    Column("rvr", LargeBinary),
 )
 vouchers = Table(
     "vouchers",
@@ -132,36 +140,44 @@ knocks = Table(
 
 # Statements, built once: a statement built anew for every call costs four times its execution.
 
+CAME_WITH: Final = ("certificate", "rvr")
+_DEVICE: Final = tuple((requests if name in CAME_WITH else devices).c[name] for name in Device._fields)
+_DEVICES: Final = select(*_DEVICE).join(requests, requests.c.device_id == devices.c.id)
+
 BY_PLEDGE: Final = Prepared(
-    select(devices).where(
+    _DEVICES.where(
         devices.c.manufacturer == bindparam("manufacturer"),
         devices.c.serial_number == bindparam("serial_number"),
         devices.c.issuer == bindparam("issuer"),
     )
 )
-BY_ID: Final = select(devices).where(devices.c.id == bindparam("id"))
+BY_ID: Final = _DEVICES.where(devices.c.id == bindparam("id"))
 BY_SERIAL: Final = (
-    select(devices)
-    .where(devices.c.serial_number == bindparam("serial_number"))
-    .order_by(devices.c.id)
-    .limit(MAX_LISTED)
+    _DEVICES.where(devices.c.serial_number == bindparam("serial_number")).order_by(devices.c.id).limit(MAX_LISTED)
 )
-LISTED: Final = select(devices).order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
+LISTED: Final = _DEVICES.order_by(desc(devices.c.changed_at), desc(devices.c.id)).limit(bindparam("count"))
+# In the statement's own text: only then does it use the index of the devices in this state.
+_VOUCHERED: Final = literal(State.VOUCHERED.value, literal_execute=True)
 SILENT: Final = (
-    select(devices)
-    .where(devices.c.state == State.VOUCHERED.value, devices.c.changed_at < bindparam("before"))
+    _DEVICES.where(devices.c.state == _VOUCHERED, devices.c.changed_at < bindparam("before"))
     .order_by(devices.c.changed_at)
     .limit(MAX_LISTED)
 )
 ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
 ASKED_COLUMNS: Final = (
-    *("fingerprint", "certificate", "address", "media_type", "pvr_sha256", "nonce", "masa", "rvr"),
+    *("fingerprint", "address", "media_type", "pvr_sha256", "nonce", "masa"),
     *ADVANCED_COLUMNS,
 )
 NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *ASKED_COLUMNS)
 NEW_DEVICE: Final = Prepared(insert(devices), NEW_COLUMNS)
 ASK: Final = (
     update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in ASKED_COLUMNS})
+)
+NEW_REQUEST: Final = Prepared(insert(requests), requests.columns.keys())
+ASK_WITH: Final = (
+    update(requests)
+    .where(requests.c.device_id == bindparam("b_device_id"))
+    .values({name: bindparam(name) for name in CAME_WITH})
 )
 ADVANCE: Final = Prepared(
     update(devices)
@@ -209,9 +225,9 @@ REVOKE: Final = (
     .where(certificates.c.fingerprint == bindparam("b_fingerprint"), certificates.c.revoked_at.is_(None))
     .values(revoked_at=bindparam("revoked_at"))
 )
-ISSUED_COLUMNS: Final = tuple(certificates.columns.keys())
-NEW_CERTIFICATE: Final = Prepared(insert(certificates), ISSUED_COLUMNS)
-NEW_ENTRY: Final = Prepared(insert(journal), journal.columns.keys()[1:])
+NEW_CERTIFICATE: Final = Prepared(insert(certificates), certificates.columns.keys())
+ABOUT_COLUMNS: Final = ("at", "device_id", "manufacturer", "serial_number", "address")  # the same in lines of one unit
+SAID_COLUMNS: Final = ("event", "reason", "detail")
 JOURNAL: Final = (
     select(journal).where(journal.c.id > bindparam("after")).order_by(journal.c.id).limit(bindparam("count"))
 )
@@ -223,10 +239,21 @@ JOURNAL_OF: Final = (
 )
 
 
+@lru_cache(maxsize=MAX_LINES)
+def new_lines(count: int) -> Prepared:
+    """So many lines of the journal in one statement: what they say has the line's number at its name's end."""
+    about = {name: bindparam(name, type_=journal.c[name].type) for name in ABOUT_COLUMNS}
+
+    def said(line: int) -> dict[str, BindParameter[Any]]:
+        return {name: bindparam(f"{name}_{line}", type_=journal.c[name].type) for name in SAID_COLUMNS}
+
+    return Prepared(insert(journal).values([about | said(line) for line in range(count)]))
+
+
 Row = TypeVar("Row", Device, StoredVoucher, Issued, Entry, Knock)
 
 
-def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
+def as_record(kind: type[Row], row: Sequence[Any]) -> Row:
     """A row of the table that `kind` stands for; both have the same columns in the same order."""
     values: list[Any] = list(row)
     if kind is Device:
@@ -235,22 +262,15 @@ def as_record(kind: type[Row], row: sqlalchemy.Row[Any]) -> Row:
     return make(*values)
 
 
-def as_values(record: Row) -> dict[str, Any]:
-    """The columns of a record by name."""
-    return {name: getattr(record, name) for name in record.__slots__}
-
-
-_STATE = [field.name for field in fields(Device)].index("state")
+_STATE: Final = Device._fields.index("state")
 
 
 def _tables_and_records_agree() -> None:
     """Both are written side by side; a column in one only, or out of order, is a fault at import."""
-    pairs = (
-        *((Device, devices), (StoredVoucher, vouchers), (Issued, certificates)),
-        *((Entry, journal), (Knock, knocks)),
-    )
-    for kind, table in pairs:
-        if [field.name for field in fields(kind)] != list(table.columns.keys()):
+    if set(Device._fields) != {*devices.columns.keys(), *CAME_WITH}:
+        raise AttributeError("devices and Device differ")
+    for kind, table in ((StoredVoucher, vouchers), (Issued, certificates), (Entry, journal), (Knock, knocks)):
+        if list(kind.__match_args__) != list(table.columns.keys()):
             raise AttributeError(f"{table.name} and {kind.__name__} differ")
 
 

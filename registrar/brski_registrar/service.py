@@ -162,7 +162,7 @@ class RegistrarService:
         check_source(attempt.policy.domain, attempt.address)
         unverified = artifact.parse_voucher_request(attempt.raw, attempt.format)
         pvr = vouchering.examine(unverified, attempt.pledge, self._own)
-        device, admission = await self.store.look_up(attempt.pledge)
+        device, admission = await self._look_up(attempt.pledge)
         lifecycle.step(device.state if device else State.NEW, Event.REQUEST)
         before = device if device is not None and attempt.repeats(device) else None
         if before is not None and before.state in _STILL_GOOD:
@@ -177,6 +177,11 @@ class RegistrarService:
         if admission is not None and admission.voucher is not None:
             return await self._deliver_prefetched(attempt, admission, admission.voucher)
         return await self._ask_masa(attempt, pvr, before)
+
+    async def _look_up(self, pledge: Pledge) -> tuple[Device | None, Admission | None]:
+        device, admission = await self.store.look_up(pledge)
+        self.policies.store.saw(pledge.manufacturer.name, pledge.serial_number, admission)
+        return device, admission
 
     async def _admit(self, attempt: Attempt, admission: Admission | None, before: Device | None) -> None:
         try:

@@ -4,18 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Connection, LargeBinary, bindparam, text
 from sqlalchemy.exc import DBAPIError
 
 from brski_common.certificates import Peer, fingerprint
-from brski_common.database import Database
+from brski_common.database import Database, UtcTime
 from brski_common.errors import Misconfigured, Refused, Unknown
+from brski_common.sqlite import DIALECT
+from brski_registrar import migrations, schema
 from brski_registrar.identity import Maker, Pledge, Trust
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission, Approval, DomainPolicy, Treatment
 from brski_registrar.policy_store import PolicyStore, PolicyView
+from brski_registrar.recent import RECENT_SECONDS
 from brski_registrar.records import Asked, Change, Note
 from brski_registrar.store import MIGRATIONS, Store
 from tests.support.plant import record_of
@@ -61,6 +65,57 @@ async def test_what_was_asked_and_what_came_of_it_is_one_record(database: Databa
         await elsewhere.device_by_id(device.id + 1)
 
 
+EARLIER_DEVICE = """
+    INSERT INTO devices VALUES (7, 'Example Maker', 'SN-1', '0418', 'operational', '', 'f00d', :certificate, '::1',
+        'application/voucher-cms+json', 'ab', 'nonce', 'https://masa.example', :rvr, 'cd', :now, :now)
+"""
+EARLIER_VOUCHER = """
+    INSERT INTO vouchers VALUES (1, 7, 'ab', 'application/voucher-cms+json', :rvr, 'nonce', 'proximity', :now)
+"""
+
+
+def copy_revisions(pattern: str, package: Path) -> None:
+    versions = package / "versions"
+    versions.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    for revision in Path(migrations.__path__[0], "versions").glob(pattern):
+        (versions / revision.name).write_bytes(revision.read_bytes())
+
+
+async def test_what_an_earlier_release_knew_of_its_devices_is_kept(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_revisions("000[12]_*.py", tmp_path / "earlier" / "migrations")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def unit(connection: Connection) -> None:
+        values = {"certificate": b"idevid", "rvr": b"rvr", "now": NOW}
+        kinds = (bindparam("certificate", type_=LargeBinary), bindparam("rvr", type_=LargeBinary))
+        connection.execute(text(EARLIER_DEVICE).bindparams(*kinds, bindparam("now", type_=UtcTime)), values)
+        del values["certificate"]
+        connection.execute(text(EARLIER_VOUCHER).bindparams(kinds[1], bindparam("now", type_=UtcTime)), values)
+        connection.execute(text("ALTER TABLE earlier_revision RENAME TO brski_registrar_revision"))
+
+    async with Database.open(database_url, migrations="earlier.migrations") as database:
+        await database.write(unit)
+    async with Database.open(database_url, migrations=MIGRATIONS) as database:
+        store = Store(database)
+        (device,) = await store.find("SN-1")
+        assert (device.id, device.state, device.certificate, device.rvr) == (7, State.OPERATIONAL, b"idevid", b"rvr")
+        assert (device.nonce, device.csr_sha256, device.changed_at) == ("nonce", "cd", NOW)
+        assert [voucher.raw for voucher in await store.vouchers(7)] == [b"rvr"]
+        assert (await store.advance(device, change(Event.BLOCK))).rvr == b"rvr"
+
+
+async def test_who_is_silent_is_found_without_a_look_at_all_the_others(tmp_path: Path) -> None:
+    asked = schema.SILENT.params(before=NOW).compile(dialect=DIALECT, compile_kwargs={"render_postcompile": True})
+    async with Database.open(f"sqlite:///{tmp_path}/registrar.sqlite", migrations=MIGRATIONS) as database:
+        plan = await database.read(
+            lambda connection: connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {asked}", ("2026", 1, 0)).all()
+        )
+    assert "USING INDEX devices_vouchered" in str(plan)
+
+
 async def test_a_second_request_replaces_the_first_and_keeps_its_history(database: Database) -> None:
     store, pledge = Store(database), pledge_of(fresh())
     first = await store.request(pledge, ASKED, VOUCHERED, b"one", "")
@@ -68,6 +123,7 @@ async def test_a_second_request_replaces_the_first_and_keeps_its_history(databas
     second = await store.request(pledge, replace(ASKED, pvr_sha256="b" * 64, nonce=None), later)
     assert (second.id, second.created_at, second.changed_at) == (first.id, NOW, NOW + timedelta(days=1))
     assert (second.state, second.nonce) == (State.REQUESTED, None)
+    assert await Store(database).device(pledge) == second
     assert len(await store.vouchers(first.id)) == 1
 
 
@@ -214,6 +270,21 @@ async def test_makers_and_devices_are_kept(database: Database) -> None:
     assert (await policies.load()).trust.makers == {}
     with pytest.raises(Unknown):
         await policies.remove_manufacturer(MAKER.name)
+
+
+async def test_an_entry_that_was_just_seen_is_believed_for_a_moment_unless_it_changes_here(database: Database) -> None:
+    now = [0.0]
+    mine, others = PolicyStore(database, monotonic=lambda: now[0]), PolicyStore(database)
+    entry = Admission(manufacturer=MAKER.name, serial_number="SN-1", purchased_on=NOW)
+    mine.saw(MAKER.name, "SN-1", None)
+    await others.allow(entry, NOW)
+    assert await mine.admission(MAKER.name, "SN-1") is None
+    now[0] += RECENT_SECONDS
+    assert await mine.admission(MAKER.name, "SN-1") == entry
+    for change in (mine.allow(replace(entry, note="order 4711"), NOW), mine.disallow(MAKER.name, "SN-1")):
+        mine.saw(MAKER.name, "SN-1", entry)
+        await change
+        assert await mine.admission(MAKER.name, "SN-1") != entry
 
 
 @pytest.mark.parametrize(

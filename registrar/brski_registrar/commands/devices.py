@@ -105,7 +105,7 @@ def show_device(
     value = _device_facts(device) | {
         "vouchers": [_voucher_facts(each) for each in handed],
         "certificates": [_certificate_facts(each) for each in issued],
-        "journal": [asdict(each) for each in entries],
+        "journal": [each._asdict() for each in entries],
     }
 
     def human() -> None:
