@@ -69,7 +69,7 @@ def read_csr(data: bytes, *, proof_of_possession: bool = True) -> x509.Certifica
         raise Malformed("csr-malformed", f"{type(error).__name__}: {error}") from error
     if proof_of_possession:
         check_key(public_key(csr))
-        _verify(csr)
+        _verify(csr, data)
     return csr
 
 
@@ -166,7 +166,7 @@ def _hash(csr: x509.CertificateSigningRequest) -> str | None:
     return algorithm.name if algorithm else None
 
 
-def _verify(csr: x509.CertificateSigningRequest) -> None:
+def _verify(csr: x509.CertificateSigningRequest, data: bytes) -> None:
     name = _hash(csr)
     if name is not None and name not in HASHES:
         raise Refused("csr-hash-unacceptable", f"signed with {name}")
@@ -176,6 +176,8 @@ def _verify(csr: x509.CertificateSigningRequest) -> None:
         raise Untrusted("csr-signature-invalid", f"{type(error).__name__}: {error}") from error
     if not valid:
         raise Untrusted("csr-signature-invalid", "the key in the request did not sign it")
+    if data[-len(csr.signature) - 1]:  # how many bits of the last octet do not count; pyca lets one byte say so
+        raise Untrusted("csr-signature-invalid", "the signature has bits that do not count")
 
 
 def _attribute(csr: x509.CertificateSigningRequest, oid: str) -> der.Element | None:

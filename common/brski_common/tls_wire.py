@@ -18,6 +18,7 @@ Laws of this file:
 
 import asyncio
 import ssl
+import threading
 from contextlib import suppress
 from typing import Any, cast
 
@@ -32,10 +33,18 @@ CLOSE_SECONDS = 2.0
 SLICE_BYTES = 32 * 1024  # given to OpenSSL at a time
 MAX_SILENT_BYTES = 64 * 1024  # received without any plaintext in between: a whole record has 17 KiB
 
-# One of each is enough: their content is copied before anything else can run.
-_PLAIN = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
-_ENCRYPTED = ffi.new("char[]", DRAIN_BYTES)
 _NOBODY = asyncio.Protocol()
+
+
+class _Buffers(threading.local):
+    """One of each is enough for a thread: their content is copied before anything else can run there."""
+
+    def __init__(self) -> None:
+        self.plain = ffi.new("char[]", MAX_PLAINTEXT_BYTES)
+        self.encrypted = ffi.new("char[]", DRAIN_BYTES)
+
+
+_BUFFERS = _Buffers()
 
 
 class TlsWire(asyncio.Transport, asyncio.Protocol):
@@ -53,6 +62,7 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         super().__init__()
         self._tls = _side(context).connection(server_side=server_side, server_hostname=server_hostname)
         self._connection = self._tls._connection
+        self._plain, self._encrypted = _BUFFERS.plain, _BUFFERS.encrypted
         self._protocol, self._server_side, self._close_seconds = protocol, server_side, close_seconds
         self._loop = asyncio.get_running_loop()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -172,10 +182,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         """Hand on what can be read, unless the protocol has had enough."""
         handle = self._connection._ssl
         while not self._closing and not self._paused:
-            size = openssl.SSL_read(handle, _PLAIN, MAX_PLAINTEXT_BYTES)
+            size = openssl.SSL_read(handle, self._plain, MAX_PLAINTEXT_BYTES)
             if size > 0:
                 self._said_nothing = 0
-                self._protocol.data_received(ffi.buffer(_PLAIN, size)[:])
+                self._protocol.data_received(ffi.buffer(self._plain, size)[:])
                 continue
             # Nearly always there is just no more: not worth an exception. An answer to a key update may wait for
             # the next write (RFC 8446, 4.6.3).
@@ -195,8 +205,8 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         """Send what OpenSSL has for the peer."""
         if self._raw is None:
             return
-        while (size := openssl.BIO_read(self._connection._from_ssl, _ENCRYPTED, DRAIN_BYTES)) > 0:
-            self._raw.write(ffi.buffer(_ENCRYPTED, size)[:])
+        while (size := openssl.BIO_read(self._connection._from_ssl, self._encrypted, DRAIN_BYTES)) > 0:
+            self._raw.write(ffi.buffer(self._encrypted, size)[:])
             if size < DRAIN_BYTES:
                 return
 

@@ -105,6 +105,18 @@ def test_a_request_that_its_key_did_not_sign_is_refused() -> None:
 
 
 @pytest.mark.req("E-18")
+def test_a_signature_of_which_some_bits_do_not_count_is_refused() -> None:
+    """It holds, but the request is another one to whoever compares bytes."""
+    made = next(each for each in iter(request, None) if each.signature[-1] % 2 == 0)
+    data = bytearray(to_der(made))
+    assert data[-len(made.signature) - 1] == 0
+    data[-len(made.signature) - 1] = 1
+    assert x509.load_der_x509_csr(bytes(data)).is_signature_valid
+    with pytest.raises(Untrusted) as refused:
+        read_csr(bytes(data))
+    assert refused.value.reason == "csr-signature-invalid"
+
+
 def test_for_server_side_keys_signature_and_key_are_ignored() -> None:
     damaged = to_der(request(DNS)).replace(b"pump7", b"pump8")
 

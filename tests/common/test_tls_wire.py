@@ -6,6 +6,7 @@ import ctypes.util
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 
 import pytest
@@ -289,3 +290,16 @@ async def test_a_standard_client_is_understood() -> None:
         assert await asyncio.wait_for(reader.readexactly(5), SECONDS) == b"hello"
         writer.close()
         await writer.wait_closed()
+
+
+def test_wires_of_two_threads_share_no_memory() -> None:
+    """OpenSSL runs without the interpreter's lock: one thread's plaintext must not pass through the other's buffer."""
+
+    async def buffers() -> tuple[object, object]:
+        wire = TlsWire(tls.server_context(PLANT.registrar), asyncio.Protocol(), server_side=True)
+        return wire._plain, wire._encrypted
+
+    with ThreadPoolExecutor(1) as pool:
+        there = pool.submit(asyncio.run, buffers()).result()
+    here = asyncio.run(buffers())
+    assert not set(map(id, here)) & set(map(id, there))
