@@ -21,7 +21,7 @@ from typing import Generic, TypeVar
 from cryptography import x509
 
 from brski_common import cms, cose, encoding, jws
-from brski_common.certificates import Credential, is_ca, is_self_issued
+from brski_common.certificates import Credential, Facts, facts_of
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
 from brski_common.paths import Anchors, build_path
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
@@ -105,9 +105,10 @@ class Unverified(Generic[Model]):
         signer = _verify_signature(self.envelope, None, _NOBODY)
         _check_signing_time(self.envelope, now)
         own = [certificate for certificate in self.certificates if not beside or certificate not in beside]
-        tops = [certificate for certificate in own if is_ca(certificate) and is_self_issued(certificate)]
+        read = [facts_of(certificate) for certificate in own]
+        tops = [facts.certificate for facts in read if facts.is_ca and facts.is_self_issued]
         if not tops:
-            tops = _highest(signer, own)
+            tops = [_highest(facts_of(signer), read).certificate]
         path = build_path(signer, own, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
         return self._verified(signer, path)
 
@@ -198,15 +199,15 @@ def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:
         raise Untrusted("signing-time-in-future", f"signed {signed_at}, now {now}")
 
 
-def _highest(signer: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+def _highest(signer: Facts, pool: Sequence[Facts]) -> Facts:
     """The end of the chain that came along without its root: the last certificate reached by issuer names."""
     highest = signer
     for _ in pool:
-        above = [certificate for certificate in pool if certificate.subject == highest.issuer]
-        if not above or above[0] == highest or is_self_issued(highest):
+        above = [facts for facts in pool if facts.subject == highest.issuer]
+        if not above or above[0].der == highest.der or highest.is_self_issued:
             break
         highest = above[0]
-    return [highest]
+    return highest
 
 
 _PARSERS: dict[Format, Callable[[bytes], Envelope]] = {

@@ -256,17 +256,17 @@ def verify(signed: SignedData, signer: x509.Certificate | None = None) -> x509.C
 
 def _named(entry: Signer, certificates: Iterable[x509.Certificate]) -> x509.Certificate:
     """The certificate the signer's identifier names."""
-    found = without_duplicates([certificate for certificate in certificates if _is_named(certificate, entry)])
+    name = entry.issuer_and_serial
+    if name is None:
+        found = [each for each in certificates if subject_key_id(each) == entry.key_id]
+    else:
+        found = [each for each in certificates if facts_of(each).issuer_and_serial == name]
+    if len(found) != 1:
+        found = [*without_duplicates(found)]
     if len(found) != 1:
         reason = "cms-signer-ambiguous" if found else "cms-signer-certificate-missing"
         raise Untrusted(reason, f"{len(found)} certificates fit the signer identifier")
     return found[0]
-
-
-def _is_named(certificate: x509.Certificate, entry: Signer) -> bool:
-    if entry.issuer_and_serial is not None:
-        return facts_of(certificate).issuer_and_serial == entry.issuer_and_serial
-    return subject_key_id(certificate) == entry.key_id
 
 
 # Writing

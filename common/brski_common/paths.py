@@ -12,15 +12,17 @@ The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
+from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     PYCA_ERRORS,
     Facts,
@@ -40,8 +42,6 @@ MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings 
 VERIFIED_LINKS = 128  # a device's is met again within seconds or not at all; an entry keeps some 20 KiB
 MIN_RSA_BITS = 2048
 MAX_RSA_EXPONENT_BITS = 64  # a longer one only costs time: 5 ms a signature with 3072 bits, and 32 may be tried
-
-Check = Callable[[Sequence[x509.Certificate]], None]
 
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
 _KNOWN_CRITICAL = frozenset(
@@ -64,9 +64,9 @@ class Anchors:
 
     def __init__(self, certificates: Iterable[x509.Certificate] = ()) -> None:
         self.certificates = without_duplicates(certificates)
-        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
-        for certificate in self.certificates:
-            self._by_subject.setdefault(certificate.subject, []).append(certificate)
+        self._by_subject: dict[Name, list[Facts]] = {}
+        for facts in map(facts_of, self.certificates):
+            self._by_subject.setdefault(facts.subject, []).append(facts)
 
     @classmethod
     def from_pem(cls, data: bytes) -> "Anchors":
@@ -82,9 +82,9 @@ class Anchors:
         return bool(self.certificates)
 
     def __contains__(self, certificate: x509.Certificate) -> bool:
-        return certificate in self._by_subject.get(certificate.subject, ())
+        return certificate in self.certificates
 
-    def named(self, subject: x509.Name) -> Sequence[x509.Certificate]:
+    def named(self, subject: Name) -> Sequence[Facts]:
         """The anchors with that subject."""
         return self._by_subject.get(subject, ())
 
@@ -104,13 +104,12 @@ def build_path(
     a leaf whose key is an anchor's key is its own path, as for a pinned end entity (RFC 8995, 5.6.2).
     """
 
-    def check(path: Sequence[x509.Certificate]) -> None:
-        check_path(path, now, tolerated_critical=tolerated_critical)
-
-    if leaf_may_be_anchor and spki(leaf) in anchors.keys:
-        check((leaf,))
+    read = facts_of(leaf)
+    if leaf_may_be_anchor and read.spki in anchors.keys:
+        _check_path((read,), now, tolerated_critical)
         return (leaf,)
-    return _Search(without_duplicates(pool)[:MAX_POOL], anchors, check).find(leaf)
+    offered = [*{facts.der: facts for facts in map(facts_of, pool)}.values()][:MAX_POOL]
+    return _Search(offered, anchors, now, tolerated_critical).find(read)
 
 
 def check_path(
@@ -120,16 +119,7 @@ def check_path(
     tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
 ) -> None:
     """Check each certificate of a linked path: dates, extensions, keys, path length, names; raises Untrusted."""
-    read = [facts_of(certificate) for certificate in path]
-    for facts in read:
-        if now is not None:
-            _check_dates(facts, now)
-        _check_critical(facts, tolerated_critical)
-        _check_key(facts)
-    for index, issuer in enumerate(read[1:], start=1):
-        below = read[:index]
-        _check_path_length(issuer, below)
-        _check_name_constraints(issuer, below)
+    _check_path([facts_of(certificate) for certificate in path], now, tolerated_critical)
 
 
 def check_dates(certificate: x509.Certificate, now: datetime) -> None:
@@ -145,53 +135,61 @@ def check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
 class _Search:
     """A depth-first search for a path that passes `check`; the last reason why one failed is kept for the log."""
 
-    def __init__(self, pool: Sequence[x509.Certificate], anchors: Anchors, check: Check) -> None:
+    def __init__(
+        self, pool: Sequence[Facts], anchors: Anchors, now: datetime | None, tolerated: frozenset[ObjectIdentifier]
+    ) -> None:
         self._pool = pool
         self._anchors = anchors
-        self._check = check
+        self._now = now
+        self._tolerated = tolerated
         self._tried = 0
         self._failure: Untrusted | None = None
 
-    def find(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
+    def find(self, leaf: Facts) -> tuple[x509.Certificate, ...]:
         path = self._extend((leaf,))
         if path is None:
             raise self._failure or Untrusted("path-not-found", "no issuer is known for the certificate")
-        return path
+        return tuple([facts.certificate for facts in path])
 
-    def _extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
+    def _extend(self, path: tuple[Facts, ...]) -> tuple[Facts, ...] | None:
         last = path[-1]
         for anchor in self._anchors.named(last.issuer):
             # An anchor that was also sent as a part of the chain stands once.
-            complete = path if last == anchor else (*path, anchor)
+            complete = path if last.der == anchor.der else (*path, anchor)
             if self._links(last, anchor) and self._passes(complete):
                 return complete
         if len(path) == MAX_PATH_CERTIFICATES:
             return None
         for candidate in self._pool:
-            if candidate.subject == last.issuer and candidate not in path and self._links(last, candidate):
+            if candidate.subject == last.issuer and _is_new(candidate, path) and self._links(last, candidate):
                 found = self._extend((*path, candidate))
                 if found is not None:
                     return found
         return None
 
-    def _passes(self, path: Sequence[x509.Certificate]) -> bool:
+    def _passes(self, path: Sequence[Facts]) -> bool:
         try:
-            self._check(path)
+            _check_path(path, self._now, self._tolerated)
         except Untrusted as failure:
             self._failure = failure
             return False
         return True
 
-    def _links(self, subject: x509.Certificate, issuer: x509.Certificate) -> bool:
+    def _links(self, subject: Facts, issuer: Facts) -> bool:
         self._tried += 1
         if self._tried > MAX_LINKS_TRIED:
             raise Untrusted("path-too-long", f"no path within {MAX_LINKS_TRIED} links")
         try:
-            check_link(subject, issuer)
+            _check_link(subject, issuer)
         except Untrusted as failure:
             self._failure = failure
             return False
         return True
+
+
+def _is_new(candidate: Facts, path: Iterable[Facts]) -> bool:
+    """Whether a certificate is not in the path, which would go round in a circle."""
+    return candidate.der not in [facts.der for facts in path]
 
 
 @lru_cache(maxsize=VERIFIED_LINKS)
@@ -201,7 +199,8 @@ def _check_link(subject: Facts, issuer: Facts) -> None:
     usage = issuer.value(x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise Untrusted("ca-not-allowed", f"{_name(issuer)} has a keyUsage without keyCertSign")
-    _check_key(issuer)
+    if issuer.key_kind == "RSA":
+        _check_rsa_key(issuer)
     try:
         if not isinstance(subject.certificate.signature_hash_algorithm, (*_HASHES, type(None))):
             raise Untrusted("signature-algorithm-weak", _name(subject))
@@ -210,6 +209,19 @@ def _check_link(subject: Facts, issuer: Facts) -> None:
         raise Untrusted("certificate-signature-invalid", f"{_name(subject)}, {_name(issuer)}") from error
     except PYCA_ERRORS as error:
         raise Untrusted("path-not-found", str(error)) from error
+
+
+def _check_path(path: Sequence[Facts], now: datetime | None, tolerated: frozenset[ObjectIdentifier]) -> None:
+    for facts in path:
+        if now is not None:
+            _check_dates(facts, now)
+        if facts.critical:
+            _check_critical(facts, tolerated)
+        if facts.key_kind == "RSA":
+            _check_rsa_key(facts)
+    for index, issuer in enumerate(path[1:], start=1):
+        _check_path_length(issuer, path[:index])
+        _check_name_constraints(issuer, path[:index])
 
 
 def _name(facts: Facts) -> str:
@@ -229,10 +241,9 @@ def _check_critical(facts: Facts, tolerated: frozenset[ObjectIdentifier]) -> Non
             raise Untrusted("critical-extension-unknown", f"{oid.dotted_string} in {_name(facts)}")
 
 
-def _check_key(facts: Facts) -> None:
-    key = facts.rsa_key
-    if key is None:
-        return
+def _check_rsa_key(facts: Facts) -> None:
+    key = facts.key
+    assert isinstance(key, rsa.RSAPublicKey)
     if key.key_size < MIN_RSA_BITS:
         raise Untrusted("key-too-weak", f"RSA {key.key_size} in {_name(facts)}")
     if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
@@ -245,7 +256,7 @@ def _check_path_length(issuer: Facts, below: Sequence[Facts]) -> None:
         raise Untrusted("ca-not-allowed", f"{_name(issuer)} is not a CA")
     if issuer.path_length is None:
         return
-    between = sum(not facts.is_self_issued for facts in below[1:])
+    between = len([facts for facts in below[1:] if not facts.is_self_issued])
     if between > issuer.path_length:
         raise Untrusted(
             "path-too-long", f"{_name(issuer)} allows {issuer.path_length} CAs below it, here are {between}"

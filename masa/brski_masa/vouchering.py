@@ -31,10 +31,12 @@ from cryptography import x509
 
 from brski_common import artifact
 from brski_common.artifact import Unverified, Verified
+from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     ID_KP_CMC_RA,
     common_name,
     extended_key_usages,
+    facts_of,
     idevid_issuer_forms,
     is_ca,
     load_certificate,
@@ -63,11 +65,11 @@ class Trust:
     request_max_age: timedelta = timedelta(days=1)
     ignore_idevid_dates: bool = False
     unsafe_allow_published_keys: bool = False
-    maker_names: frozenset[x509.Name] = field(init=False)
+    maker_names: frozenset[Name] = field(init=False)
 
     def __post_init__(self) -> None:
         authorities = (*self.idevid_anchors.certificates, *self.idevid_pool)
-        object.__setattr__(self, "maker_names", frozenset(authority.subject for authority in authorities))
+        object.__setattr__(self, "maker_names", frozenset(facts_of(authority).subject for authority in authorities))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +132,7 @@ def _ours(certificates: Iterable[x509.Certificate], trust: Trust) -> frozenset[x
 
     A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
     """
-    found = [each for each in certificates if each.issuer in trust.maker_names]
+    found = [each for each in certificates if facts_of(each).issuer in trust.maker_names]
     if any(ID_KP_CMC_RA in extended_key_usages(each) for each in found):
         return frozenset()
     return frozenset(found)
