@@ -158,12 +158,13 @@ def sign(
 def _parse(data: bytes, artifact_format: Format, kind: type[OfModel]) -> Unverified[OfModel]:
     if len(data) > MAX_ARTIFACT_BYTES:
         raise Malformed("artifact-too-large", f"{len(data)} bytes, at most {MAX_ARTIFACT_BYTES}")
-    envelope = _PARSERS[artifact_format](data)
+    raw = bytes(data)
+    envelope = _PARSERS[artifact_format](raw)
     reader = encoding.read_cbor if artifact_format is Format.COSE else encoding.read_json
     claimed = reader(envelope.content)
     if not isinstance(claimed, kind):
         raise UnsupportedFormat("voucher-kind-unexpected", f"a {type(claimed).__name__}, wanted a {kind.__name__}")
-    return Unverified(claimed, envelope.certificates, bytes(data), artifact_format, envelope)
+    return Unverified(claimed, envelope.certificates, raw, artifact_format, envelope)
 
 
 def _verify_signature(envelope: Envelope, signer: x509.Certificate | None, anchors: Anchors) -> x509.Certificate:

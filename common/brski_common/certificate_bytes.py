@@ -8,13 +8,15 @@ from functools import lru_cache
 from cryptography import x509
 
 from brski_common import der
-from brski_common.der_spans import spans
+from brski_common.der_spans import members, spans
 
 REMEMBERED_NAMES = 128
 
 Name = tuple[frozenset[tuple[str, str | bytes]], ...]  # for each RDN its attributes: the dotted type and the value
 
 _VERSION = der.context(0)
+_SEQUENCE = bytes((der.SEQUENCE,))
+_CERTIFICATE = bytes((der.SEQUENCE, der.SEQUENCE, der.BIT_STRING))
 # How a SubjectPublicKeyInfo of that length begins: P-256 and P-384 with an uncompressed point, Ed25519.
 _KEY_HEADS = {
     91: bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d03010703420004"),
@@ -23,16 +25,15 @@ _KEY_HEADS = {
 }
 
 
-def members(encoded: bytes) -> list[bytes]:
+def read(encoded: bytes) -> list[bytes]:
     """Serial number, issuer, subject and subjectPublicKeyInfo of a certificate, as they stand in it."""
     #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, validity, subject,
     #       subjectPublicKeyInfo, … }
-    ((_, _, body, stop),) = spans(encoded, 0, len(encoded))
-    _, _, body, stop = spans(encoded, body, stop)[0]
-    fields = spans(encoded, body, stop)
-    first = 1 if fields[0][0] == _VERSION else 0
-    wanted = fields[first], fields[first + 2], fields[first + 4], fields[first + 5]
-    return [encoded[start:end] for _, start, _, end in wanted]
+    (certificate,) = members(encoded, (0, 0, len(encoded)), _SEQUENCE)
+    tbs, *_ = members(encoded, certificate, _CERTIFICATE)
+    fields = [place for tag, place in spans(encoded, tbs) if tag != _VERSION]
+    serial, _, issuer, _, subject, info, *_ = fields
+    return [encoded[at:after] for at, _, after in (serial, issuer, subject, info)]
 
 
 @lru_cache(maxsize=REMEMBERED_NAMES)
@@ -46,5 +47,5 @@ def name_of(encoded: bytes) -> Name:
 
 
 def is_canonical(info: bytes) -> bool:
-    """Whether a SubjectPublicKeyInfo that pyca could read is what pyca would write: no compressed point, no spare NULL."""
+    """Whether a SubjectPublicKeyInfo that pyca could read is as pyca would write it: its point not compressed, say."""
     return info.startswith(_KEY_HEADS.get(len(info), info + b"!"))

@@ -23,8 +23,8 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from brski_common import der
-from brski_common.certificate_bytes import is_canonical, members, name_of
+from brski_common import certificate_bytes, der
+from brski_common.certificate_bytes import is_canonical, name_of
 from brski_common.errors import Malformed, Untrusted
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
@@ -118,7 +118,7 @@ class Facts:
             self.extensions[oid] = extension.value
             if extension.critical:
                 self.critical.append(oid)
-        serial, issuer, subject, info = members(self.der)
+        serial, issuer, subject, info = certificate_bytes.read(self.der)
         self.issuer_and_serial = issuer + serial  # byte for byte, as in an IssuerAndSerialNumber
         self.subject, self.issuer = name_of(subject), name_of(issuer)
         self.is_self_issued = self.subject == self.issuer
@@ -128,6 +128,8 @@ class Facts:
         self.spki_sha256 = hashlib.sha256(self.spki).digest()
         self.not_before = certificate.not_valid_before_utc
         self.not_after = certificate.not_valid_after_utc
+        own = self.value(x509.SubjectKeyIdentifier)
+        self.key_id = None if own is None else own.digest
         basic = self.value(x509.BasicConstraints)
         self.is_ca = basic is not None and basic.ca
         self.path_length = None if basic is None else basic.path_length
@@ -301,8 +303,7 @@ def masa_url(certificate: x509.Certificate) -> str | None:
 
 def subject_key_id(certificate: x509.Certificate) -> bytes | None:
     """The value of the SubjectKeyIdentifier extension."""
-    found = extension(certificate, x509.SubjectKeyIdentifier)
-    return None if found is None else found.digest
+    return facts_of(certificate).key_id
 
 
 def authority_key_id(certificate: x509.Certificate) -> bytes | None:

@@ -7,31 +7,59 @@ says no more than that `der` has to be asked.
 
 from brski_common.errors import Malformed
 
-Span = tuple[int, int, int, int]  # the tag, and where the element begins, its content, and what comes after it
+Place = tuple[int, int, int]  # where an element begins, its content, and what comes after it
+Span = tuple[int, Place]  # with its tag before
 
 MAX_MEMBERS = 64
 
 _LONG_TAG = 0x1F
+_TWO_OCTETS = 0x82
 
 
-def spans(data: bytes, at: int, stop: int) -> list[Span]:
-    """The elements that fill the bytes from `at` to `stop`; raises Malformed."""
+def spans(data: bytes, outer: Place) -> list[Span]:
+    """The elements inside of `outer`; raises Malformed."""
+    _, at, stop = outer
     found: list[Span] = []
     try:
         for _ in range(MAX_MEMBERS + 1):
             if at >= stop:
                 return found
             tag, length, body = data[at], data[at + 1], at + 2
-            if length >= 0x80:
+            if length == _TWO_OCTETS and data[body]:
+                body, length = body + 2, data[body] << 8 | data[body + 1]
+            elif length >= 0x80:
                 body, length = _long_length(data, body, length & 0x7F)
             after = body + length
             if tag == 0 or tag & _LONG_TAG == _LONG_TAG or after > stop:
                 raise Malformed("der-not-usual", f"at byte {at}")
-            found.append((tag, at, body, after))
+            found.append((tag, (at, body, after)))
             at = after
     except IndexError as error:
         raise Malformed("der-not-usual", f"truncated after byte {at}") from error
     raise Malformed("der-not-usual", f"more than {MAX_MEMBERS} members")
+
+
+def members(data: bytes, outer: Place, tags: bytes) -> list[Place]:
+    """The elements inside of `outer`, which must have just these tags; raises Malformed."""
+    _, at, stop = outer
+    found: list[Place] = []
+    try:
+        for tag in tags:
+            length, body = data[at + 1], at + 2
+            if length == _TWO_OCTETS and data[body]:
+                body, length = body + 2, data[body] << 8 | data[body + 1]
+            elif length >= 0x80:
+                body, length = _long_length(data, body, length & 0x7F)
+            after = body + length
+            if data[at] != tag or after > stop:
+                raise Malformed("der-not-usual", f"at byte {at}")
+            found.append((at, body, after))
+            at = after
+    except IndexError as error:
+        raise Malformed("der-not-usual", f"truncated after byte {at}") from error
+    if at != stop:
+        raise Malformed("der-not-usual", f"more at byte {at}")
+    return found
 
 
 def _long_length(data: bytes, at: int, octets: int) -> tuple[int, int]:

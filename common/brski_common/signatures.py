@@ -13,7 +13,7 @@ from typing import Any, Literal
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
 from brski_common.certificates import PYCA_ERRORS, KeyKind, PrivateKey, PublicKey, facts_of, key_kind
 from brski_common.errors import Malformed, Untrusted
@@ -83,13 +83,16 @@ def _is_usable(key: Any, kind: KeyKind | None) -> bool:  # noqa: ANN401 -- `kind
 
 def sign(key: PrivateKey, data: bytes, scheme: Scheme) -> bytes:
     """A signature over `data`; ECDSA as DER."""
-    signing: Any = key
     kind = key_kind(type(key))
+    signing: Any = key  # `kind` says which
+    signature: bytes
     if kind == "EC":
-        return bytes(signing.sign(data, _ECDSA[scheme.digest]))
-    if kind == "RSA":
-        return bytes(signing.sign(data, _PKCS1, _HASHES[scheme.digest]))
-    return bytes(signing.sign(data))
+        signature = signing.sign(data, _ECDSA[scheme.digest])
+    elif kind == "RSA":
+        signature = signing.sign(data, _PKCS1, _HASHES[scheme.digest])
+    else:
+        signature = signing.sign(data)
+    return signature
 
 
 def verify(certificate: x509.Certificate, signature: bytes, data: bytes, scheme: Scheme) -> None:
@@ -100,17 +103,18 @@ def verify(certificate: x509.Certificate, signature: bytes, data: bytes, scheme:
         raise Untrusted("signature-invalid", str(error)) from error
 
 
-def _verify(key: Any, signature: bytes, data: bytes, scheme: Scheme) -> None:  # noqa: ANN401 -- its kind is asked
+def _verify(key: PublicKey, signature: bytes, data: bytes, scheme: Scheme) -> None:
     kind = key_kind(type(key))
+    verifying: Any = key  # `kind` says which
     if kind == "EC":
-        _match(scheme, "EC", scheme.curve in (None, key.curve.name))
-        key.verify(signature, data, _ECDSA[scheme.digest])
+        _match(scheme, "EC", scheme.curve in (None, verifying.curve.name))
+        verifying.verify(signature, data, _ECDSA[scheme.digest])
     elif kind == "RSA":
         _match(scheme, "RSA")
-        key.verify(signature, data, _padding(scheme), _HASHES[scheme.digest])
+        verifying.verify(signature, data, _padding(scheme), _HASHES[scheme.digest])
     else:
         _match(scheme, "Ed25519")
-        key.verify(signature, data)
+        verifying.verify(signature, data)
 
 
 def _match(scheme: Scheme, kind: KeyKind, curve_fits: bool = True) -> None:
