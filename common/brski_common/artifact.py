@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from cryptography import x509
@@ -23,10 +24,11 @@ from cryptography import x509
 from brski_common import cms, cose, encoding, jws
 from brski_common.certificates import Credential, Facts, facts_of
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
-from brski_common.paths import Anchors, build_path
+from brski_common.paths import Anchors, build_path, find_path
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 
 MAX_ARTIFACT_BYTES = 128 * 1024
+REMEMBERED_TOPS = 32  # domains that came as temporary anchors
 CLOCK_SKEW = timedelta(minutes=5)  # two clocks of one plant may differ by this much
 
 
@@ -105,12 +107,13 @@ class Unverified(Generic[Model]):
         signer = _verify_signature(self.envelope, None, _NOBODY)
         _check_signing_time(self.envelope, now)
         own = [certificate for certificate in self.certificates if not beside or certificate not in beside]
-        read = [facts_of(certificate) for certificate in own]
-        tops = [facts.certificate for facts in read if facts.is_ca and facts.is_self_issued]
+        leaf, read = facts_of(signer), [facts_of(certificate) for certificate in own]
+        tops = tuple([facts for facts in read if facts.is_ca and facts.is_self_issued])
         if not tops:
-            tops = [_highest(facts_of(signer), read).certificate]
-        path = build_path(signer, own, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
-        return self._verified(signer, path)
+            tops = (_highest(leaf, read),)
+        alone = len(tops) == 1 and tops[0].der == leaf.der
+        path = find_path(leaf, read, _as_anchors(tops), now, leaf_may_be_anchor=alone)
+        return self._verified(signer, tuple([facts.certificate for facts in path]))
 
     def _verified(self, signer: x509.Certificate, path: tuple[x509.Certificate, ...]) -> Verified[Model]:
         return Verified(self.claimed, signer, path, self.raw, self.format)
@@ -198,6 +201,11 @@ def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:
     signed_at = envelope.signers[0].signing_time if isinstance(envelope, cms.SignedData) else None
     if now is not None and signed_at is not None and signed_at > now + CLOCK_SKEW:
         raise Untrusted("signing-time-in-future", f"signed {signed_at}, now {now}")
+
+
+@lru_cache(maxsize=REMEMBERED_TOPS)
+def _as_anchors(tops: tuple[Facts, ...]) -> Anchors:
+    return Anchors([facts.certificate for facts in tops])
 
 
 def _highest(signer: Facts, pool: Sequence[Facts]) -> Facts:

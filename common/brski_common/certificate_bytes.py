@@ -4,6 +4,7 @@ The bytes are those of a certificate that pyca could read; nothing is judged her
 """
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -25,15 +26,26 @@ _KEY_HEADS = {
 }
 
 
-def read(encoded: bytes) -> list[bytes]:
-    """Serial number, issuer, subject and subjectPublicKeyInfo of a certificate, as they stand in it."""
+class Parts(NamedTuple):
+    """Elements of a certificate as they stand in it. `algorithm` signed it, empty where it is named in two ways."""
+
+    serial: bytes
+    issuer: bytes
+    subject: bytes
+    key_info: bytes
+    algorithm: bytes
+
+
+def read(encoded: bytes) -> Parts:
+    """Take a certificate apart."""
     #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, validity, subject,
     #       subjectPublicKeyInfo, … }
     (certificate,) = members(encoded, (0, 0, len(encoded)), _SEQUENCE)
-    tbs, *_ = members(encoded, certificate, _CERTIFICATE)
+    tbs, outer, _ = members(encoded, certificate, _CERTIFICATE)
     fields = [place for tag, place in spans(encoded, tbs) if tag != _VERSION]
-    serial, _, issuer, _, subject, info, *_ = fields
-    return [encoded[at:after] for at, _, after in (serial, issuer, subject, info)]
+    wanted = [encoded[at:after] for at, _, after in fields[:6]]
+    serial, algorithm, issuer, _, subject, key_info = wanted
+    return Parts(serial, issuer, subject, key_info, algorithm if algorithm == encoded[outer[0] : outer[2]] else b"")
 
 
 @lru_cache(maxsize=REMEMBERED_NAMES)

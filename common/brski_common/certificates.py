@@ -118,13 +118,13 @@ class Facts:
             self.extensions[oid] = extension.value
             if extension.critical:
                 self.critical.append(oid)
-        serial, issuer, subject, info = certificate_bytes.read(self.der)
-        self.issuer_and_serial = issuer + serial  # byte for byte, as in an IssuerAndSerialNumber
-        self.subject, self.issuer = name_of(subject), name_of(issuer)
+        self.parts = parts = certificate_bytes.read(self.der)
+        self.issuer_and_serial = parts.issuer + parts.serial  # byte for byte, as in an IssuerAndSerialNumber
+        self.subject, self.issuer = name_of(parts.subject), name_of(parts.issuer)
         self.is_self_issued = self.subject == self.issuer
         self.key = certificate.public_key()
         self.key_kind = key_kind(type(self.key))
-        self.spki = info if is_canonical(info) else public_key_info(self.key)
+        self.spki = parts.key_info if is_canonical(parts.key_info) else public_key_info(self.key)
         self.spki_sha256 = hashlib.sha256(self.spki).digest()
         self.not_before = certificate.not_valid_before_utc
         self.not_after = certificate.not_valid_after_utc

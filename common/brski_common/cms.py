@@ -318,10 +318,10 @@ def sign(
     along = credential.chain if certificates is None else tuple(certificates)
     template = _template(facts_of(credential.certificate), tuple([facts_of(each) for each in along]), content_type)
     digest = signatures.digests[template.scheme.digest](content).digest()
-    attributes = [template.content_type_attribute, template.digest_attribute_head + digest]
+    signed = template.attributes_head + digest
     if signing_time is not None:
-        attributes.append(_attribute(_SIGNING_TIME, der.time(signing_time)))
-    signed = der.set_of(*attributes)
+        attributes = [each.encoded for each in der.parse(signed).children()]
+        signed = der.set_of(*attributes, _attribute(_SIGNING_TIME, der.time(signing_time)))
     signature = signatures.sign(credential.key, signed, template.scheme)
     signer = der.tlv(
         der.SEQUENCE,
@@ -348,8 +348,7 @@ class _Template(NamedTuple):
     content_type: bytes
     certificates: bytes
     signer_head: bytes  # version, sid, digestAlgorithm
-    content_type_attribute: bytes
-    digest_attribute_head: bytes  # all of messageDigest but the digest
+    attributes_head: bytes  # contentType and messageDigest, all but the digest
     signature_algorithm: bytes
 
 
@@ -359,14 +358,18 @@ def _template(signer: Facts, along: tuple[Facts, ...], content_type: str) -> _Te
     no_digest = bytes(signatures.digests[scheme.digest]().digest_size)
     digest_algorithm = algorithms.write_digest(scheme.digest)
     version = 1 if content_type == ID_DATA else 3
+    # In DER the longer messageDigest comes behind the contentType, whatever the digest.
+    attributes = der.set_of(
+        _attribute(_CONTENT_TYPE, der.oid(content_type)), _attribute(_MESSAGE_DIGEST, der.octet_string(no_digest))
+    )
+    assert attributes.endswith(no_digest)
     return _Template(
         scheme,
         der.integer(version) + der.set_of(digest_algorithm),
         der.oid(content_type),
         _certificate_set(each.certificate for each in along),
         der.integer(1) + der.sequence(signer.issuer_and_serial) + digest_algorithm,
-        _attribute(_CONTENT_TYPE, der.oid(content_type)),
-        _attribute(_MESSAGE_DIGEST, der.octet_string(no_digest))[: -len(no_digest)],
+        attributes[: -len(no_digest)],
         algorithms.write_scheme(scheme),
     )
 

@@ -4,7 +4,7 @@ The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
 
 1. A path is found by trying issuers, anchors first; it never leaves the given pool and anchors.
 2. A link holds if the names meet, the issuer is a CA allowed to sign certificates, and its key made
-   the signature. A link that held is remembered, one that failed is not.
+   the signature. A link that held is remembered, one that failed is not; so is a path, all but its dates.
 3. Every certificate of the path, the anchor too, is checked against `now`. `now=None` means that
    no trusted clock exists: all dates are ignored, and only those (RFC 8995, 2.6.1).
 4. A critical extension not known here ends the path, unless the caller tolerates it by name.
@@ -15,13 +15,15 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
+from brski_common import der
 from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     PYCA_ERRORS,
@@ -39,11 +41,17 @@ MAX_PATH_CERTIFICATES = 8
 MAX_LINKS_TRIED = 32
 MAX_POOL = 32
 MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings his own CA chooses both
+KNOWN_PATHS = 32  # those who come again, such as a registrar or a MASA; an entry keeps up to 40 certificates
 VERIFIED_LINKS = 128  # a device's is met again within seconds or not at all; an entry keeps some 20 KiB
 MIN_RSA_BITS = 2048
 MAX_RSA_EXPONENT_BITS = 64  # a longer one only costs time: 5 ms a signature with 3072 bits, and 32 may be tried
 
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_ECDSA = {  # by the signature algorithm as it stands in a certificate (RFC 5758, 3.2)
+    der.sequence(der.oid("1.2.840.10045.4.3.2")): ec.ECDSA(hashes.SHA256()),
+    der.sequence(der.oid("1.2.840.10045.4.3.3")): ec.ECDSA(hashes.SHA384()),
+    der.sequence(der.oid("1.2.840.10045.4.3.4")): ec.ECDSA(hashes.SHA512()),
+}
 _KNOWN_CRITICAL = frozenset(
     (
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -104,12 +112,48 @@ def build_path(
     a leaf whose key is an anchor's key is its own path, as for a pinned end entity (RFC 8995, 5.6.2).
     """
 
-    read = facts_of(leaf)
-    if leaf_may_be_anchor and read.spki in anchors.keys:
-        _check_path((read,), now, tolerated_critical)
+    path = find_path(
+        facts_of(leaf),
+        [facts_of(certificate) for certificate in pool],
+        anchors,
+        now,
+        leaf_may_be_anchor=leaf_may_be_anchor,
+        tolerated_critical=tolerated_critical,
+    )
+    return tuple([facts.certificate for facts in path])
+
+
+def find_path(
+    leaf: Facts,
+    pool: Iterable[Facts],
+    anchors: Anchors,
+    now: datetime | None,
+    *,
+    leaf_may_be_anchor: bool = False,
+    tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
+) -> tuple[Facts, ...]:
+    """The same of certificates that are read already."""
+    if leaf_may_be_anchor and leaf.spki in anchors.keys:
+        _check_path((leaf,), now, tolerated_critical)
         return (leaf,)
-    offered = [*{facts.der: facts for facts in map(facts_of, pool)}.values()][:MAX_POOL]
-    return _Search(offered, anchors, now, tolerated_critical).find(read)
+    offered = tuple({facts.der: facts for facts in pool}.values())[:MAX_POOL]
+    known = _known_paths(leaf, offered, anchors, tolerated_critical)
+    for path in known:
+        if now is None or _are_valid(path, now):
+            return path
+    path = _Search(offered, anchors, now, tolerated_critical).find(leaf)
+    known[:] = [path]
+    return path
+
+
+def _are_valid(path: Iterable[Facts], now: datetime) -> bool:
+    return not [facts for facts in path if not facts.not_before <= now <= facts.not_after]
+
+
+@lru_cache(maxsize=KNOWN_PATHS)
+def _known_paths(*_asked: object) -> list[tuple[Facts, ...]]:
+    """Room for the path that was found when all this was asked; it holds whenever its certificates are valid."""
+    return []
 
 
 def check_path(
@@ -145,11 +189,11 @@ class _Search:
         self._tried = 0
         self._failure: Untrusted | None = None
 
-    def find(self, leaf: Facts) -> tuple[x509.Certificate, ...]:
+    def find(self, leaf: Facts) -> tuple[Facts, ...]:
         path = self._extend((leaf,))
         if path is None:
             raise self._failure or Untrusted("path-not-found", "no issuer is known for the certificate")
-        return tuple([facts.certificate for facts in path])
+        return path
 
     def _extend(self, path: tuple[Facts, ...]) -> tuple[Facts, ...] | None:
         last = path[-1]
@@ -202,20 +246,30 @@ def _check_link(subject: Facts, issuer: Facts) -> None:
     if issuer.key_kind == "RSA":
         _check_rsa_key(issuer)
     try:
-        if not isinstance(subject.certificate.signature_hash_algorithm, (*_HASHES, type(None))):
-            raise Untrusted("signature-algorithm-weak", _name(subject))
-        subject.certificate.verify_directly_issued_by(issuer.certificate)
+        _check_signature(subject, issuer)
     except InvalidSignature as error:
         raise Untrusted("certificate-signature-invalid", f"{_name(subject)}, {_name(issuer)}") from error
     except PYCA_ERRORS as error:
         raise Untrusted("path-not-found", str(error)) from error
 
 
+def _check_signature(subject: Facts, issuer: Facts) -> None:
+    certificate, ecdsa = subject.certificate, _ECDSA.get(subject.parts.algorithm)
+    if ecdsa is not None and issuer.key_kind == "EC" and subject.parts.issuer == issuer.parts.subject:
+        # All that pyca does below, but that it would read the issuer's key anew.
+        key = cast("ec.EllipticCurvePublicKey", issuer.key)
+        key.verify(certificate.signature, certificate.tbs_certificate_bytes, ecdsa)
+        return
+    if not isinstance(certificate.signature_hash_algorithm, (*_HASHES, type(None))):
+        raise Untrusted("signature-algorithm-weak", _name(subject))
+    certificate.verify_directly_issued_by(issuer.certificate)
+
+
 def _check_path(path: Sequence[Facts], now: datetime | None, tolerated: frozenset[ObjectIdentifier]) -> None:
     for facts in path:
         if now is not None:
             _check_dates(facts, now)
-        if facts.critical:
+        if not _KNOWN_CRITICAL.issuperset(facts.critical):
             _check_critical(facts, tolerated)
         if facts.key_kind == "RSA":
             _check_rsa_key(facts)

@@ -110,6 +110,28 @@ def test_dates_are_checked_with_a_trusted_clock(maker: Manufacturer) -> None:
 
 
 @pytest.mark.req("ST-05")
+def test_the_dates_of_a_path_that_is_known_are_checked_again(maker: Manufacturer) -> None:
+    device, anchors = maker.idevid("SN-1", not_after=NOW + timedelta(days=9)), Anchors([maker.root.certificate])
+    found = build_path(device.certificate, device.chain, anchors, NOW)
+    assert build_path(device.certificate, device.chain, anchors, NOW + timedelta(days=1)) == found
+    for days, reason in ((10, "certificate-expired"), (-40, "certificate-not-yet-valid")):
+        with pytest.raises(Untrusted, match=reason):
+            build_path(device.certificate, device.chain, anchors, NOW + timedelta(days=days))
+    assert build_path(device.certificate, device.chain, anchors, None) == found
+
+
+def test_another_path_is_found_when_the_known_one_is_over(maker: Manufacturer) -> None:
+    key, name = maker.idevid_ca.key.public_key(), maker.idevid_ca.certificate.subject
+    lifetime = timedelta(days=9)
+    old, new = (
+        issuing.subordinate_ca(maker.root, key, name, now=NOW + delay, lifetime=lifetime)
+        for delay in (timedelta(), lifetime)
+    )
+    leaf, anchors = maker.idevid("SN-1").certificate, maker.idevid_anchors
+    found = [build_path(leaf, [old, new], anchors, NOW + timedelta(days=days))[1] for days in (1, 2, 10, 11, 2)]
+    assert found == [old, old, new, new, old]
+
+
 def test_dates_are_ignored_without_one(maker: Manufacturer) -> None:
     device = maker.idevid("SN-1", not_after=NOW - timedelta(days=1))
     assert build_path(device.certificate, device.chain, maker.idevid_anchors, None) == device.chain
