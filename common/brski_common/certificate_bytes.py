@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from cryptography import x509
 
-from brski_common import der
-from brski_common.der_spans import members, spans
+from brski_common import der, oids
+from brski_common.der_spans import Place, Span, members, spans
+from brski_common.errors import Malformed
 
 REMEMBERED_NAMES = 128
 
@@ -17,6 +18,7 @@ Name = tuple[frozenset[tuple[str, str | bytes]], ...]  # for each RDN its attrib
 
 _VERSION = der.context(0)
 _SEQUENCE = bytes((der.SEQUENCE,))
+_TEXTS = (der.UTF8_STRING, der.PRINTABLE_STRING)
 _CERTIFICATE = bytes((der.SEQUENCE, der.SEQUENCE, der.BIT_STRING))
 # How a SubjectPublicKeyInfo of that length begins: P-256 and P-384 with an uncompressed point, Ed25519.
 _KEY_HEADS = {
@@ -54,8 +56,36 @@ def name_of(encoded: bytes) -> Name:
 
     RDNs are compared as pyca compares them. Its own objects take a dozen calls for it, at every comparison.
     """
+    try:
+        return _usual_name(encoded)
+    except (Malformed, UnicodeDecodeError):
+        return _any_name(encoded)
+
+
+def _any_name(encoded: bytes) -> Name:
     rdns = x509.Name.from_bytes(encoded).rdns
     return tuple([frozenset([(each.oid.dotted_string, each.value) for each in rdn]) for rdn in rdns])
+
+
+def _usual_name(encoded: bytes) -> Name:
+    """Read RDNs of one attribute that is a UTF8String or PrintableString, as nearly all are; else raises."""
+    #   Name ::= SEQUENCE OF SET OF SEQUENCE { type OBJECT IDENTIFIER, value }
+    rdns: list[frozenset[tuple[str, str | bytes]]] = []
+    (name,) = members(encoded, (0, 0, len(encoded)), _SEQUENCE)
+    for tag, rdn in spans(encoded, name):
+        (attribute,) = members(encoded, rdn, _SEQUENCE)
+        (oid, (_, at, after)), (kind, (_, start, stop)) = _pair(encoded, attribute)
+        if tag != der.SET or oid != der.OBJECT_IDENTIFIER or kind not in _TEXTS:
+            raise Malformed("name-not-usual", f"tag 0x{kind:02x}")
+        rdns.append(frozenset(((oids.read(encoded[at:after]), encoded[start:stop].decode()),)))
+    return tuple(rdns)
+
+
+def _pair(encoded: bytes, attribute: Place) -> list[Span]:
+    found = spans(encoded, attribute)
+    if len(found) != 2:
+        raise Malformed("name-not-usual", f"{len(found)} members in an attribute")
+    return found
 
 
 def is_canonical(info: bytes) -> bool:

@@ -146,9 +146,9 @@ def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
         raise Malformed("voucher-malformed", "not a map")
     if len(document) != 1:
         raise Malformed("voucher-malformed", f"{len(document)} top members, exactly one is a voucher")
-    (top, members) = next(iter(document.items()))
+    ((top, members),) = document.items()
     key = top.value if isinstance(top, cbor2.CBORTag) and top.tag == TAG_SID else top
-    kind = _TOPS.get(key) if isinstance(key, str | int) else None
+    kind = _TOPS.get(key) if isinstance(key, (str, int)) else None
     if kind is None:
         raise UnsupportedFormat("voucher-kind-unknown", str(key)[:64])
     if not isinstance(members, dict):

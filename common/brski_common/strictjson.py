@@ -29,7 +29,8 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = 
     if len(data) > limit:
         raise Malformed("json-too-large", f"{len(data)} bytes, at most {limit}")
     text = data if isinstance(data, str) else _decode(data)
-    _check_depth(text)
+    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+        _check_depth(text)
     try:
         value: JsonValue = _DECODER.decode(text)
     except ValueError as error:
@@ -60,9 +61,7 @@ def _decode(data: bytes) -> str:
 
 
 def _check_depth(text: str) -> None:
-    """Refuse deep nesting before the recursive reader meets it. Brackets inside strings count too, once over."""
-    if text.count("[") + text.count("{") <= MAX_JSON_DEPTH:
-        return
+    """Refuse deep nesting before the recursive reader meets it."""
     depth, quoted, escaped = 0, False, False
     for character in text:
         if quoted:

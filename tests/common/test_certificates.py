@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
@@ -210,6 +211,25 @@ def test_equal_names_in_other_string_types_are_equal() -> None:
     assert certificate_bytes.name_of(written(der.PRINTABLE_STRING, (b"North", b"Plant"), (b"CA",))) == name
     for other in (((b"CA",), (b"Plant", b"North")), ((b"Plant", b"North"),), ((b"plant", b"North"), (b"CA",))):
         assert certificate_bytes.name_of(written(der.UTF8_STRING, *other)) != name
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER, NameOID.DOMAIN_COMPONENT]),
+            st.text(min_size=1, max_size=9),
+            st.sampled_from([0x0C, 0x13, 0x14, 0x16, 0x1E]),
+        ),
+        max_size=4,
+    ),
+    st.binary(max_size=2),
+)
+def test_a_usual_name_is_read_as_any_other_is(rdns: list[tuple[x509.ObjectIdentifier, str, int]], spare: bytes) -> None:
+    values = [der.tlv(kind, text.encode("utf-16-be" if kind == 0x1E else "utf-8")) for _, text, kind in rdns]
+    attributes = [der.sequence(der.oid(rdn[0].dotted_string), value) for rdn, value in zip(rdns, values, strict=True)]
+    encoded = der.sequence(*map(der.set_of, attributes)) + spare
+    with suppress(ValueError, Malformed):  # what pyca cannot read is in no certificate
+        assert certificate_bytes._any_name(encoded) == certificate_bytes._usual_name(encoded)
 
 
 def _attribute(kind: int, text: bytes) -> bytes:
