@@ -111,7 +111,6 @@ def build_path(
     `pool` holds untrusted certificates that may serve as intermediates. With `leaf_may_be_anchor`
     a leaf whose key is an anchor's key is its own path, as for a pinned end entity (RFC 8995, 5.6.2).
     """
-
     path = find_path(
         facts_of(leaf),
         [facts_of(certificate) for certificate in pool],

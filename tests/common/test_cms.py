@@ -421,7 +421,6 @@ def test_whatever_bit_is_flipped_only_the_signed_content_verifies(kind: str) -> 
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.req("AT-22")
 @pytest.mark.parametrize("content_type", [cms.ID_CT_ANIMA_JSON_VOUCHER, cms.ID_DATA])
 def test_the_usual_is_read_as_anything_else_is(content_type: str) -> None:
     """Two readers for one message would be two opinions about what was signed."""

@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from brski_common import issuing
-from brski_common.certificates import Credential, load_pem
+from brski_common import der, issuing
+from brski_common.certificates import Credential, load_certificate, load_pem, to_der
 from brski_common.errors import Untrusted
 from brski_common.paths import MAX_POOL, Anchors, build_path, check_link, check_path, verify_host
 from tests.support.vectors import vector
@@ -256,6 +256,29 @@ def test_a_failed_link_is_tried_anew_and_a_good_one_remembered(maker: Manufactur
         check_link(device, maker.idevid_ca.certificate)
         with pytest.raises(Untrusted):
             check_link(device, plant.issuing.certificate)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_link_holds_only_for_the_bytes_that_were_signed_as_they_say(maker: Manufacturer, place: int) -> None:
+    """The quick way to verify a link sees what pyca sees: also that an algorithm is named in one way."""
+    members = [member.encoded for member in der.parse(to_der(maker.idevid("SN-1").certificate)).children()]
+    check_link(load_certificate(der.sequence(*members)), maker.idevid_ca.certificate)
+    other = [
+        members[0].replace(b"SN-1", b"SN-2"),
+        der.sequence(der.oid("1.2.840.10045.4.3.3")),
+        members[2][:-1] + bytes((members[2][-1] ^ 1,)),
+    ]
+    members[place] = other[place]
+    with pytest.raises(Untrusted):
+        check_link(load_certificate(der.sequence(*members)), maker.idevid_ca.certificate)
+
+
+def test_a_link_is_signed_by_the_issuer_and_nobody_of_its_name(maker: Manufacturer) -> None:
+    twin = ca("Twin")
+    impostor = Credential(make_key("P-256"), twin.chain)
+    check_link(leaf_of(twin), twin.certificate)
+    with pytest.raises(Untrusted, match="certificate-signature-invalid"):
+        check_link(leaf_of(impostor), twin.certificate)
 
 
 def test_a_key_that_only_costs_time_signs_nothing() -> None:
