@@ -123,8 +123,8 @@ def _parse_usual(data: bytes) -> SignedData:
     if data[kind[0] : kind[2]] != _SIGNED_DATA_OID or number is None or content_type is None:
         raise Malformed("cms-not-usual", "version or content type")
     _check_content_type(content_type, number, allow_signed_data_type=False)
+    read = _usual_signer(data, signer)  # before the certificates, which are what costs
     certificates = _load([(tag, data[at:after]) for tag, (at, _, after) in found])
-    read = _usual_signer(data, signer)
     return SignedData(number, content_type, data[content[1] : content[2]], certificates, (read,), is_der=True)
 
 
