@@ -48,6 +48,12 @@ def read_digest(element: der.Element) -> Digest:
     return _DIGESTS[name]
 
 
+def usual_scheme(digest: bytes, scheme: bytes) -> Scheme | None:
+    """The scheme of a digestAlgorithm and a signatureAlgorithm in their usual form, None for another."""
+    usual = _USUAL_SCHEMES.get(scheme)
+    return usual if usual is not None and usual.digest == _USUAL_DIGESTS.get(digest) else None
+
+
 def read_scheme(element: der.Element, digest: Digest) -> Scheme:
     """The scheme of a signatureAlgorithm, which must fit the digestAlgorithm; raises Malformed, UnsupportedFormat."""
     usual = _USUAL_SCHEMES.get(element.encoded)

@@ -16,17 +16,19 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 from cryptography import x509
 
 from brski_common import cms, cose, encoding, jws
-from brski_common.certificates import Credential, is_ca, is_self_issued
+from brski_common.certificates import Credential, Facts, facts_of
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
-from brski_common.paths import Anchors, build_path
+from brski_common.paths import Anchors, build_path, find_path
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 
 MAX_ARTIFACT_BYTES = 128 * 1024
+REMEMBERED_TOPS = 32  # domains that came as temporary anchors
 CLOCK_SKEW = timedelta(minutes=5)  # two clocks of one plant may differ by this much
 
 
@@ -37,6 +39,8 @@ class Format(Enum):
     JWS = "application/voucher-jws+json"
     COSE = "application/voucher+cose"
 
+    __hash__ = object.__hash__  # each is there once; Enum's own is a call at every look into a table
+
     @property
     def media_type(self) -> str:
         """The media type, without parameters."""
@@ -45,12 +49,13 @@ class Format(Enum):
     @classmethod
     def of_media_type(cls, media_type: str) -> "Format":
         """The format with that media type; raises UnsupportedFormat."""
-        try:
-            return cls(media_type)
-        except ValueError as error:
-            raise UnsupportedFormat("media-type-unknown", media_type[:128]) from error
+        found = _BY_MEDIA_TYPE.get(media_type)
+        if found is None:
+            raise UnsupportedFormat("media-type-unknown", media_type[:128])
+        return found
 
 
+_BY_MEDIA_TYPE = {each.value: each for each in Format}
 _NOBODY = Anchors()
 Envelope = cms.SignedData | jws.SignedJson | cose.Sign1
 Model = TypeVar("Model", bound=VoucherData, covariant=True)
@@ -105,11 +110,13 @@ class Unverified(Generic[Model]):
         signer = _verify_signature(self.envelope, None, _NOBODY)
         _check_signing_time(self.envelope, now)
         own = [certificate for certificate in self.certificates if not beside or certificate not in beside]
-        tops = [certificate for certificate in own if is_ca(certificate) and is_self_issued(certificate)]
+        leaf, read = facts_of(signer), [facts_of(certificate) for certificate in own]
+        tops = tuple([facts for facts in read if facts.is_ca and facts.is_self_issued])
         if not tops:
-            tops = _highest(signer, own)
-        path = build_path(signer, own, Anchors(tops), now, leaf_may_be_anchor=tops == [signer])
-        return self._verified(signer, path)
+            tops = (_highest(leaf, read),)
+        alone = len(tops) == 1 and tops[0].der == leaf.der
+        path = find_path(leaf, read, _as_anchors(tops), now, leaf_may_be_anchor=alone)
+        return self._verified(signer, tuple([facts.certificate for facts in path]))
 
     def _verified(self, signer: x509.Certificate, path: tuple[x509.Certificate, ...]) -> Verified[Model]:
         return Verified(self.claimed, signer, path, self.raw, self.format)
@@ -157,12 +164,13 @@ def sign(
 def _parse(data: bytes, artifact_format: Format, kind: type[OfModel]) -> Unverified[OfModel]:
     if len(data) > MAX_ARTIFACT_BYTES:
         raise Malformed("artifact-too-large", f"{len(data)} bytes, at most {MAX_ARTIFACT_BYTES}")
-    envelope = _PARSERS[artifact_format](data)
+    raw = bytes(data)
+    envelope = _PARSERS[artifact_format](raw)
     reader = encoding.read_cbor if artifact_format is Format.COSE else encoding.read_json
     claimed = reader(envelope.content)
     if not isinstance(claimed, kind):
         raise UnsupportedFormat("voucher-kind-unexpected", f"a {type(claimed).__name__}, wanted a {kind.__name__}")
-    return Unverified(claimed, envelope.certificates, bytes(data), artifact_format, envelope)
+    return Unverified(claimed, envelope.certificates, raw, artifact_format, envelope)
 
 
 def _verify_signature(envelope: Envelope, signer: x509.Certificate | None, anchors: Anchors) -> x509.Certificate:
@@ -198,15 +206,20 @@ def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:
         raise Untrusted("signing-time-in-future", f"signed {signed_at}, now {now}")
 
 
-def _highest(signer: x509.Certificate, pool: Sequence[x509.Certificate]) -> list[x509.Certificate]:
+@lru_cache(maxsize=REMEMBERED_TOPS)
+def _as_anchors(tops: tuple[Facts, ...]) -> Anchors:
+    return Anchors([facts.certificate for facts in tops])
+
+
+def _highest(signer: Facts, pool: Sequence[Facts]) -> Facts:
     """The end of the chain that came along without its root: the last certificate reached by issuer names."""
     highest = signer
     for _ in pool:
-        above = [certificate for certificate in pool if certificate.subject == highest.issuer]
-        if not above or above[0] == highest or is_self_issued(highest):
+        above = [facts for facts in pool if facts.subject == highest.issuer]
+        if not above or above[0].der == highest.der or highest.is_self_issued:
             break
         highest = above[0]
-    return [highest]
+    return highest
 
 
 _PARSERS: dict[Format, Callable[[bytes], Envelope]] = {

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -23,11 +23,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID, ObjectIdentifier
 
-from brski_common import der
+from brski_common import certificate_bytes, der
+from brski_common.certificate_bytes import is_canonical, name_of
 from brski_common.errors import Malformed, Untrusted
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
+
+KeyKind = Literal["EC", "RSA", "Ed25519"]
 
 ID_PE_MASA_URL = ObjectIdentifier("1.3.6.1.5.5.7.1.32")
 ID_ON_HARDWARE_MODULE_NAME = ObjectIdentifier("1.3.6.1.5.5.7.8.4")
@@ -37,6 +40,7 @@ ID_KP_CLIENT_AUTH = ObjectIdentifier("1.3.6.1.5.5.7.3.2")
 
 MAX_CERTIFICATE_BYTES = 16 * 1024
 MAX_PEM_BYTES = 1024 * 1024
+REMEMBERED_CLASSES = 64
 PARSED_CERTIFICATES = 128  # how many are kept: a pledge's is met four times in one onboarding, and then never again
 
 # A hostile peer shall not write to our standard error. What the first warns of is refused by `load_certificate`;
@@ -88,6 +92,18 @@ class HardwareModuleName:
 
 ExtensionValue = TypeVar("ExtensionValue", bound=x509.ExtensionType)
 
+_SERIAL_NUMBER = NameOID.SERIAL_NUMBER.dotted_string
+
+
+@lru_cache(maxsize=REMEMBERED_CLASSES)
+def key_kind(kind: type) -> KeyKind | None:
+    """What keys of this class are. pyca's classes are abstract, so that every `isinstance` asks a registry anew."""
+    if issubclass(kind, ec.EllipticCurvePublicKey | ec.EllipticCurvePrivateKey):
+        return "EC"
+    if issubclass(kind, rsa.RSAPublicKey | rsa.RSAPrivateKey):
+        return "RSA"
+    return "Ed25519" if issubclass(kind, ed25519.Ed25519PublicKey | ed25519.Ed25519PrivateKey) else None
+
 
 class Facts:
     """What stands in one certificate. Equal only to itself: a cheap key for what is remembered about it."""
@@ -95,18 +111,25 @@ class Facts:
     def __init__(self, certificate: x509.Certificate, der_bytes: bytes | None = None) -> None:
         self.certificate = certificate
         self.der = certificate.public_bytes(Encoding.DER) if der_bytes is None else der_bytes
-        self.extensions: dict[ObjectIdentifier, x509.Extension[Any]] = {}
+        self.extensions: dict[ObjectIdentifier, Any] = {}
         self.critical: list[ObjectIdentifier] = []
         for extension in certificate.extensions:
             oid = extension.oid
-            self.extensions[oid] = extension
+            self.extensions[oid] = extension.value
             if extension.critical:
                 self.critical.append(oid)
-        key = certificate.public_key()
-        self.rsa_key = key if isinstance(key, rsa.RSAPublicKey) else None
+        self.parts = parts = certificate_bytes.read(self.der)
+        self.issuer_and_serial = parts.issuer + parts.serial  # byte for byte, as in an IssuerAndSerialNumber
+        self.subject, self.issuer = name_of(parts.subject), name_of(parts.issuer)
+        self.is_self_issued = self.subject == self.issuer
+        self.key = certificate.public_key()
+        self.key_kind = key_kind(type(self.key))
+        self.spki = parts.key_info if is_canonical(parts.key_info) else public_key_info(self.key)
+        self.spki_sha256 = hashlib.sha256(self.spki).digest()
         self.not_before = certificate.not_valid_before_utc
         self.not_after = certificate.not_valid_after_utc
-        self.is_self_issued = certificate.subject == certificate.issuer
+        own = self.value(x509.SubjectKeyIdentifier)
+        self.key_id = None if own is None else own.digest
         basic = self.value(x509.BasicConstraints)
         self.is_ca = basic is not None and basic.ca
         self.path_length = None if basic is None else basic.path_length
@@ -115,8 +138,7 @@ class Facts:
 
     def value(self, kind: type[ExtensionValue]) -> ExtensionValue | None:
         """The value of an extension, None without it."""
-        found = self.extensions.get(kind.oid)
-        return None if found is None else found.value
+        return self.extensions.get(kind.oid)
 
     @cached_property
     def fingerprint(self) -> bytes:
@@ -124,32 +146,11 @@ class Facts:
         return hashlib.sha256(self.der).digest()
 
     @cached_property
-    def spki(self) -> bytes:
-        """The DER SubjectPublicKeyInfo."""
-        return public_key_info(self.certificate.public_key())
-
-    @cached_property
-    def spki_sha256(self) -> bytes:
-        """Its SHA-256, 32 bytes."""
-        return hashlib.sha256(self.spki).digest()
-
-    @cached_property
-    def issuer_and_serial(self) -> bytes:
-        """Issuer and serial number byte for byte as the certificate has them, as in an IssuerAndSerialNumber."""
-        #   TBSCertificate ::= SEQUENCE { version [0] DEFAULT v1, serialNumber, signature, issuer, … }
-        fields = der.parse(self.der).children()[0].fields()
-        fields.optional(der.context(0))
-        serial = fields.take(der.INTEGER)
-        fields.take(der.SEQUENCE)
-        return fields.take(der.SEQUENCE).encoded + serial.encoded
-
-    @cached_property
     def issuer_forms(self) -> frozenset[bytes]:
         """See `idevid_issuer_forms`."""
-        full = idevid_issuer(self.certificate)
-        key_id = authority_key_id(self.certificate)
+        extension, key_id = _issuer_extension(self), authority_key_id(self.certificate)
         bare = () if key_id is None else (key_id, der.octet_string(key_id))
-        return frozenset((full, der.parse(full).content, *bare))
+        return frozenset((der.octet_string(extension), extension, *bare))
 
 
 class _Remembered:
@@ -278,12 +279,12 @@ def common_name(certificate: x509.Certificate) -> str:
 
 def serial_number(certificate: x509.Certificate) -> str:
     """The device's serial number (2.5.4.5), never the certificate's own (RFC 8995, 2.3.1); raises Untrusted."""
-    found = certificate.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)
+    found = [value for rdn in facts_of(certificate).subject for kind, value in rdn if kind == _SERIAL_NUMBER]
     if not found:
         raise Untrusted("serial-number-missing", "the subject has no serialNumber attribute (2.5.4.5)")
     if len(found) > 1:
         raise Untrusted("serial-number-ambiguous", "the subject has several serialNumber attributes")
-    return str(found[0].value)
+    return str(found[0])
 
 
 def masa_url(certificate: x509.Certificate) -> str | None:
@@ -302,8 +303,7 @@ def masa_url(certificate: x509.Certificate) -> str | None:
 
 def subject_key_id(certificate: x509.Certificate) -> bytes | None:
     """The value of the SubjectKeyIdentifier extension."""
-    found = extension(certificate, x509.SubjectKeyIdentifier)
-    return None if found is None else found.digest
+    return facts_of(certificate).key_id
 
 
 def authority_key_id(certificate: x509.Certificate) -> bytes | None:
@@ -319,11 +319,15 @@ def idevid_issuer(certificate: x509.Certificate) -> bytes:
     (draft-ietf-anima-rfc8366bis, 6.1). Without the extension the same wrapping holds the
     SHA-1 key identifier of the IDevID's own key, as that text has it.
     """
-    found = extension(certificate, x509.AuthorityKeyIdentifier)
+    return der.octet_string(_issuer_extension(facts_of(certificate)))
+
+
+def _issuer_extension(facts: Facts) -> bytes:
+    found = facts.value(x509.AuthorityKeyIdentifier)
     if found is None:
-        own = x509.SubjectKeyIdentifier.from_public_key(certificate.public_key()).digest
+        own = x509.SubjectKeyIdentifier.from_public_key(facts.key).digest
         found = x509.AuthorityKeyIdentifier(own, None, None)
-    return der.octet_string(found.public_bytes())
+    return found.public_bytes()
 
 
 def idevid_issuer_forms(certificate: x509.Certificate) -> frozenset[bytes]:
@@ -376,17 +380,11 @@ def is_self_issued(certificate: x509.Certificate) -> bool:
 def without_duplicates(certificates: Iterable[x509.Certificate]) -> tuple[x509.Certificate, ...]:
     """The certificates in order, each once."""
     listed = tuple(certificates)
-    if len(listed) < 2:
-        return listed
-    first: dict[bytes, x509.Certificate] = {}
-    for certificate in listed:
-        first.setdefault(facts_of(certificate).der, certificate)
-    return tuple(first.values())
+    return listed if len(listed) < 2 else tuple({to_der(each): each for each in listed}.values())
 
 
 def _unrecognised(certificate: x509.Certificate, oid: ObjectIdentifier) -> bytes | None:
-    found = facts_of(certificate).extensions.get(oid)
-    if found is None:
+    value = facts_of(certificate).extensions.get(oid)
+    if value is None:
         return None
-    value = found.value
     return value.value if isinstance(value, x509.UnrecognizedExtension) else value.public_bytes()

@@ -17,15 +17,8 @@ from typing import NamedTuple
 from cryptography import x509
 
 from brski_common import algorithms, der, signatures
-from brski_common.certificates import (
-    Credential,
-    Facts,
-    facts_of,
-    load_certificate,
-    subject_key_id,
-    to_der,
-    without_duplicates,
-)
+from brski_common.certificates import Credential, Facts, facts_of, load_certificate, to_der, without_duplicates
+from brski_common.der_spans import Place, members, spans
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
 from brski_common.signatures import Scheme
 
@@ -84,6 +77,16 @@ def parse(data: bytes, *, strict: bool = False, allow_signed_data_type: bool = F
     eContentType: id-ct-animaJSONVoucher; id-data, as every published example has it (RFC 8366, 5.4);
     with `allow_signed_data_type` also pkcs7-signedData, which some old servers put there.
     """
+    try:
+        found = _parse_usual(data)
+    except Malformed:
+        found = _parse_any(data, allow_signed_data_type)
+    if strict and not found.is_der:
+        raise Malformed("cms-not-der", "BER where only DER is taken")
+    return found
+
+
+def _parse_any(data: bytes, allow_signed_data_type: bool) -> SignedData:
     #   SignedData ::= SEQUENCE { version, digestAlgorithms SET, encapContentInfo,
     #       certificates [0] IMPLICIT OPTIONAL, crls [1] IMPLICIT OPTIONAL, signerInfos SET }
     info, fields = _open(data)
@@ -95,11 +98,34 @@ def parse(data: bytes, *, strict: bool = False, allow_signed_data_type: bool = F
         raise UnsupportedFormat("cms-detached", "the SignedData has no eContent")
     certificates = _certificates(fields.optional(_TAG_0))
     fields.optional(_TAG_1)  # CRLs may be included (RFC 8366, 5.4); revocation is judged elsewhere
-    signers = tuple(_signer(element) for element in fields.take(der.SET).children())
+    signers = tuple([_signer(element) for element in fields.take(der.SET).children()])
     fields.end()
-    if strict and not info.is_der:
-        raise Malformed("cms-not-der", "BER where only DER is taken")
     return SignedData(version, content_type, content, certificates, signers, info.is_der)
+
+
+def _parse_usual(data: bytes) -> SignedData:
+    """Read what nearly every message is: DER, with certificates, and one signer by name with two signed attributes.
+
+    Raises Malformed for any other, and for what is wrong, which `parse` then has the word for.
+    """
+    if len(data) > der.MAX_BYTES:
+        raise Malformed("cms-not-usual", f"{len(data)} bytes")
+    (info,) = members(data, (0, 0, len(data)), _SEQUENCE)
+    kind, wrapped = members(data, info, _INFO)
+    (signed,) = members(data, wrapped, _SEQUENCE)
+    version, _, encapsulated, along, signers = members(data, signed, _SIGNED_DATA)
+    content_kind, wrapped = members(data, encapsulated, _INFO)
+    (content,) = members(data, wrapped, _OCTETS)
+    (signer,) = members(data, signers, _SEQUENCE)
+    number = _VERSIONS.get(data[version[0] : version[2]])
+    content_type = _CONTENT_TYPES.get(data[content_kind[0] : content_kind[2]])
+    found = spans(data, along)
+    if data[kind[0] : kind[2]] != _SIGNED_DATA_OID or number is None or content_type is None:
+        raise Malformed("cms-not-usual", "version or content type")
+    _check_content_type(content_type, number, allow_signed_data_type=False)
+    read = _usual_signer(data, signer)  # before the certificates, which are what costs
+    certificates = _load([(tag, data[at:after]) for tag, (at, _, after) in found])
+    return SignedData(number, content_type, data[content[1] : content[2]], certificates, (read,), is_der=True)
 
 
 def parse_certs_only(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -148,12 +174,15 @@ def _check_content_type(content_type: str, version: int, allow_signed_data_type:
 def _certificates(element: der.Element | None) -> tuple[x509.Certificate, ...]:
     if element is None:
         return ()
-    found = element.children()
-    if len(found) > MAX_CERTIFICATES:
-        raise Malformed("cms-too-many-certificates", f"{len(found)}, at most {MAX_CERTIFICATES}")
-    if any(choice.tag != der.SEQUENCE for choice in found):
+    return _load([(choice.tag, choice.encoded) for choice in element.children()])
+
+
+def _load(choices: list[tuple[int, bytes]]) -> tuple[x509.Certificate, ...]:
+    if len(choices) > MAX_CERTIFICATES:
+        raise Malformed("cms-too-many-certificates", f"{len(choices)}, at most {MAX_CERTIFICATES}")
+    if {tag for tag, _ in choices} - {der.SEQUENCE}:
         raise Malformed("cms-certificate-kind", "something other than an X.509 certificate in the set")
-    return tuple([load_certificate(choice.encoded) for choice in found])
+    return tuple([load_certificate(encoded) for _, encoded in choices])
 
 
 def _signer(element: der.Element) -> Signer:
@@ -170,12 +199,24 @@ def _signer(element: der.Element) -> Signer:
     fields.end()
     if attributes is None:
         return Signer(issuer_and_serial, key_id, scheme, None, None, None, None, signature)
-    members = attributes.children()
-    encoded = [member.encoded for member in members]
+    found = attributes.children()
     # RFC 5652, 5.4: the digest is over the SET OF in DER, not over the [0] that is transmitted
-    signed = der.set_of(*encoded)
-    said = _usual_attributes(encoded) or _attributes(members)
-    return Signer(issuer_and_serial, key_id, scheme, signed, *said, signature)
+    signed = der.set_of(*[attribute.encoded for attribute in found])
+    return Signer(issuer_and_serial, key_id, scheme, signed, *_attributes(found), signature)
+
+
+def _usual_signer(data: bytes, element: Place) -> Signer:
+    _, sid, digest, attributes, algorithm, signature = members(data, element, _SIGNER)
+    first, second = members(data, attributes, _SEQUENCE * 2)
+    scheme = algorithms.usual_scheme(data[digest[0] : digest[2]], data[algorithm[0] : algorithm[2]])
+    content_type = _CONTENT_TYPE_ATTRIBUTES.get(data[first[0] : first[2]])
+    head = data[second[0] : second[2] - _SHA256_BYTES]
+    if scheme is None or content_type is None or head != _SHA256_HEAD:
+        raise Malformed("cms-not-usual", "algorithms or attributes")
+    # These two are in the order of a SET OF in DER: it is what is transmitted, but for the tag.
+    signed = _SET + data[attributes[0] + 1 : attributes[2]]
+    message_digest, value = data[second[2] - _SHA256_BYTES : second[2]], data[signature[1] : signature[2]]
+    return Signer(data[sid[1] : sid[2]], None, scheme, signed, content_type, message_digest, None, value)
 
 
 def _signer_identifier(element: der.Element) -> tuple[bytes | None, bytes | None]:
@@ -187,19 +228,8 @@ def _signer_identifier(element: der.Element) -> tuple[bytes | None, bytes | None
     raise Malformed("cms-signer-identifier", f"tag 0x{element.tag:02x}")
 
 
-_Attributes = tuple[str | None, bytes | None, datetime | None]  # contentType, messageDigest, signingTime
-
-
-def _usual_attributes(encoded: Sequence[bytes]) -> _Attributes | None:
-    """What nearly every message has, known by its bytes: contentType and a SHA-256 messageDigest, both in DER."""
-    if len(encoded) != 2 or not encoded[1].startswith(_SHA256_HEAD):
-        return None
-    content_type = _USUAL_CONTENT_TYPES.get(encoded[0])
-    return None if content_type is None else (content_type, encoded[1][len(_SHA256_HEAD) :], None)
-
-
-def _attributes(members: list[der.Element]) -> _Attributes:
-    values = _attribute_values(members)
+def _attributes(found: list[der.Element]) -> tuple[str | None, bytes | None, datetime | None]:
+    values = _attribute_values(found)
     return (
         values[_CONTENT_TYPE].oid() if _CONTENT_TYPE in values else None,
         values[_MESSAGE_DIGEST].octets() if _MESSAGE_DIGEST in values else None,
@@ -256,17 +286,17 @@ def verify(signed: SignedData, signer: x509.Certificate | None = None) -> x509.C
 
 def _named(entry: Signer, certificates: Iterable[x509.Certificate]) -> x509.Certificate:
     """The certificate the signer's identifier names."""
-    found = without_duplicates([certificate for certificate in certificates if _is_named(certificate, entry)])
+    name = entry.issuer_and_serial
+    if name is None:
+        found = [each for each in certificates if facts_of(each).key_id == entry.key_id]
+    else:
+        found = [each for each in certificates if facts_of(each).issuer_and_serial == name]
+    if len(found) != 1:
+        found = [*without_duplicates(found)]
     if len(found) != 1:
         reason = "cms-signer-ambiguous" if found else "cms-signer-certificate-missing"
         raise Untrusted(reason, f"{len(found)} certificates fit the signer identifier")
     return found[0]
-
-
-def _is_named(certificate: x509.Certificate, entry: Signer) -> bool:
-    if entry.issuer_and_serial is not None:
-        return facts_of(certificate).issuer_and_serial == entry.issuer_and_serial
-    return subject_key_id(certificate) == entry.key_id
 
 
 # Writing
@@ -288,10 +318,10 @@ def sign(
     along = credential.chain if certificates is None else tuple(certificates)
     template = _template(facts_of(credential.certificate), tuple([facts_of(each) for each in along]), content_type)
     digest = signatures.digests[template.scheme.digest](content).digest()
-    attributes = [template.content_type_attribute, template.digest_attribute_head + digest]
+    signed = template.attributes_head + digest
     if signing_time is not None:
-        attributes.append(_attribute(_SIGNING_TIME, der.time(signing_time)))
-    signed = der.set_of(*attributes)
+        attributes = [each.encoded for each in der.parse(signed).children()]
+        signed = der.set_of(*attributes, _attribute(_SIGNING_TIME, der.time(signing_time)))
     signature = signatures.sign(credential.key, signed, template.scheme)
     signer = der.tlv(
         der.SEQUENCE,
@@ -318,8 +348,7 @@ class _Template(NamedTuple):
     content_type: bytes
     certificates: bytes
     signer_head: bytes  # version, sid, digestAlgorithm
-    content_type_attribute: bytes
-    digest_attribute_head: bytes  # all of messageDigest but the digest
+    attributes_head: bytes  # contentType and messageDigest, all but the digest
     signature_algorithm: bytes
 
 
@@ -329,14 +358,18 @@ def _template(signer: Facts, along: tuple[Facts, ...], content_type: str) -> _Te
     no_digest = bytes(signatures.digests[scheme.digest]().digest_size)
     digest_algorithm = algorithms.write_digest(scheme.digest)
     version = 1 if content_type == ID_DATA else 3
+    # In DER the longer messageDigest comes behind the contentType, whatever the digest.
+    attributes = der.set_of(
+        _attribute(_CONTENT_TYPE, der.oid(content_type)), _attribute(_MESSAGE_DIGEST, der.octet_string(no_digest))
+    )
+    assert attributes.endswith(no_digest)
     return _Template(
         scheme,
         der.integer(version) + der.set_of(digest_algorithm),
         der.oid(content_type),
         _certificate_set(each.certificate for each in along),
         der.integer(1) + der.sequence(signer.issuer_and_serial) + digest_algorithm,
-        _attribute(_CONTENT_TYPE, der.oid(content_type)),
-        _attribute(_MESSAGE_DIGEST, der.octet_string(no_digest))[: -len(no_digest)],
+        attributes[: -len(no_digest)],
         algorithms.write_scheme(scheme),
     )
 
@@ -354,5 +387,13 @@ def _content_info(*signed_data: bytes) -> bytes:
     return der.tlv(der.SEQUENCE, _SIGNED_DATA_OID, der.tlv(_TAG_0, der.tlv(der.SEQUENCE, *signed_data)))
 
 
-_USUAL_CONTENT_TYPES = {_attribute(_CONTENT_TYPE, der.oid(each)): each for each in (ID_CT_ANIMA_JSON_VOUCHER, ID_DATA)}
-_SHA256_HEAD = _attribute(_MESSAGE_DIGEST, der.octet_string(bytes(32)))[:-32]
+# What nearly every message has, known by its tags or bytes.
+_SEQUENCE, _SET, _OCTETS = bytes((der.SEQUENCE,)), bytes((der.SET,)), bytes((der.OCTET_STRING,))
+_INFO = bytes((der.OBJECT_IDENTIFIER, _TAG_0))
+_SIGNED_DATA = bytes((der.INTEGER, der.SET, der.SEQUENCE, _TAG_0, der.SET))
+_SIGNER = bytes((der.INTEGER, der.SEQUENCE, der.SEQUENCE, _TAG_0, der.SEQUENCE, der.OCTET_STRING))
+_VERSIONS = {der.integer(version): version for version in (1, 3)}
+_CONTENT_TYPES = {der.oid(each): each for each in (ID_CT_ANIMA_JSON_VOUCHER, ID_DATA)}
+_CONTENT_TYPE_ATTRIBUTES = {_attribute(_CONTENT_TYPE, oid): each for oid, each in _CONTENT_TYPES.items()}
+_SHA256_BYTES = 32
+_SHA256_HEAD = _attribute(_MESSAGE_DIGEST, der.octet_string(bytes(_SHA256_BYTES)))[:-_SHA256_BYTES]

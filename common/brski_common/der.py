@@ -314,6 +314,8 @@ def tlv(tag: int, *parts: bytes) -> bytes:
     length = len(content)
     if length < 0x80:
         return bytes((tag, length)) + content
+    if 0x100 <= length < 0x10000:  # of most of what is longer
+        return bytes((tag, _TWO_OCTETS, length >> 8, length & 0xFF)) + content
     octets = (length.bit_length() + 7) // 8
     return bytes((tag, 0x80 | octets)) + length.to_bytes(octets) + content
 

@@ -76,7 +76,10 @@ def read_json(data: bytes) -> VoucherData:
     for name, value in members.items():
         if name in readers and value is not None:
             leaf, attribute, reader = readers[name]
-            values[attribute] = _read(reader, leaf, value)
+            try:
+                values[attribute] = reader(value)
+            except Malformed as error:
+                raise _in_leaf(leaf, error) from error
     return _build(kind, values)
 
 
@@ -103,7 +106,10 @@ def read_cbor(data: bytes) -> VoucherData:
         leaf, attribute, reader = found
         if attribute in values:
             raise Malformed("voucher-duplicate-leaf", leaf.yang)
-        values[attribute] = _read(reader, leaf, value)
+        try:
+            values[attribute] = reader(value)
+        except Malformed as error:
+            raise _in_leaf(leaf, error) from error
     return _build(kind, values)
 
 
@@ -140,9 +146,9 @@ def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
         raise Malformed("voucher-malformed", "not a map")
     if len(document) != 1:
         raise Malformed("voucher-malformed", f"{len(document)} top members, exactly one is a voucher")
-    (top, members) = next(iter(document.items()))
+    ((top, members),) = document.items()
     key = top.value if isinstance(top, cbor2.CBORTag) and top.tag == TAG_SID else top
-    kind = _TOPS.get(key) if isinstance(key, str | int) else None
+    kind = _TOPS.get(key) if isinstance(key, (str, int)) else None
     if kind is None:
         raise UnsupportedFormat("voucher-kind-unknown", str(key)[:64])
     if not isinstance(members, dict):
@@ -153,7 +159,7 @@ def _top(document: object) -> tuple[type[VoucherData], Mapping[Any, Any]]:
 def _build(kind: type[VoucherData], values: dict[str, Any]) -> VoucherData:
     if not values.get("serial_number"):
         raise Malformed("voucher-serial-number-missing", "serial-number is mandatory")
-    return kind(**values)
+    return kind.of(values)
 
 
 def _cbor_key(key: object) -> object:
@@ -162,11 +168,8 @@ def _cbor_key(key: object) -> object:
     return key if isinstance(key, str | int) and not isinstance(key, bool) else None
 
 
-def _read(reader: Callable[[Any], Any], leaf: Leaf, value: object) -> object:
-    try:
-        return reader(value)
-    except Malformed as error:
-        raise Malformed("voucher-leaf-malformed", f"{leaf.yang}: {error}") from error
+def _in_leaf(leaf: Leaf, error: Malformed) -> Malformed:
+    return Malformed("voucher-leaf-malformed", f"{leaf.yang}: {error}")
 
 
 def _text(value: object, limit: int = MAX_TEXT) -> str:
@@ -220,9 +223,9 @@ def _names(value: object) -> tuple[str | int, ...]:
 
 
 def _assertion(value: object) -> Assertion:
-    found = _ASSERTIONS.get(_text(value))
+    found = _ASSERTIONS.get(value) if isinstance(value, str) else None
     if found is None:
-        raise Malformed("assertion-unknown", str(value)[:64])
+        raise Malformed("assertion-unknown", _text(value)[:64])
     return found
 
 

@@ -19,7 +19,6 @@ from contextlib import suppress
 from datetime import datetime
 from enum import Enum
 from functools import lru_cache
-from json import JSONEncoder
 from pathlib import PurePath
 from typing import Any, Final, Protocol
 
@@ -27,6 +26,7 @@ import structlog
 from structlog.dev import Column, KeyValueColumnFormatter
 from structlog.typing import EventDict, Processor, WrappedLogger
 
+from brski_common import strictjson
 from brski_common.errors import BrskiError
 
 HIDDEN: Final = "[hidden]"
@@ -183,7 +183,7 @@ def _hide(text: str) -> str:
     return _SECRET_TEXT.sub(HIDDEN, text)
 
 
-_as_json: Final = JSONEncoder(ensure_ascii=False, check_circular=False).encode  # `clean` lets no circle through
+_as_json: Final = strictjson.writer(", ", ": ", allow_nan=True)  # `clean` lets no circle through
 
 
 def render_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:

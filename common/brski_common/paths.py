@@ -4,7 +4,7 @@ The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
 
 1. A path is found by trying issuers, anchors first; it never leaves the given pool and anchors.
 2. A link holds if the names meet, the issuer is a CA allowed to sign certificates, and its key made
-   the signature. A link that held is remembered, one that failed is not.
+   the signature. A link that held is remembered, one that failed is not; so is a path, all but its dates.
 3. Every certificate of the path, the anchor too, is checked against `now`. `now=None` means that
    no trusted clock exists: all dates are ignored, and only those (RFC 8995, 2.6.1).
 4. A critical extension not known here ends the path, unless the caller tolerates it by name.
@@ -12,15 +12,19 @@ The laws of this file (RFC 5280, 6; why it is our own: docs/adr/0004):
 """
 
 import ipaddress
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import cached_property, lru_cache
+from typing import cast
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtensionOID, ObjectIdentifier
 
+from brski_common import der
+from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     PYCA_ERRORS,
     Facts,
@@ -37,13 +41,17 @@ MAX_PATH_CERTIFICATES = 8
 MAX_LINKS_TRIED = 32
 MAX_POOL = 32
 MAX_NAME_CHECKS = 4096  # names below a CA times subtrees in it: whoever brings his own CA chooses both
+KNOWN_PATHS = 32  # those who come again, such as a registrar or a MASA; an entry keeps up to 40 certificates
 VERIFIED_LINKS = 128  # a device's is met again within seconds or not at all; an entry keeps some 20 KiB
 MIN_RSA_BITS = 2048
 MAX_RSA_EXPONENT_BITS = 64  # a longer one only costs time: 5 ms a signature with 3072 bits, and 32 may be tried
 
-Check = Callable[[Sequence[x509.Certificate]], None]
-
 _HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+_ECDSA = {  # by the signature algorithm as it stands in a certificate (RFC 5758, 3.2)
+    der.sequence(der.oid("1.2.840.10045.4.3.2")): ec.ECDSA(hashes.SHA256()),
+    der.sequence(der.oid("1.2.840.10045.4.3.3")): ec.ECDSA(hashes.SHA384()),
+    der.sequence(der.oid("1.2.840.10045.4.3.4")): ec.ECDSA(hashes.SHA512()),
+}
 _KNOWN_CRITICAL = frozenset(
     (
         ExtensionOID.BASIC_CONSTRAINTS,
@@ -64,9 +72,9 @@ class Anchors:
 
     def __init__(self, certificates: Iterable[x509.Certificate] = ()) -> None:
         self.certificates = without_duplicates(certificates)
-        self._by_subject: dict[x509.Name, list[x509.Certificate]] = {}
-        for certificate in self.certificates:
-            self._by_subject.setdefault(certificate.subject, []).append(certificate)
+        self._by_subject: dict[Name, list[Facts]] = {}
+        for facts in map(facts_of, self.certificates):
+            self._by_subject.setdefault(facts.subject, []).append(facts)
 
     @classmethod
     def from_pem(cls, data: bytes) -> "Anchors":
@@ -82,9 +90,9 @@ class Anchors:
         return bool(self.certificates)
 
     def __contains__(self, certificate: x509.Certificate) -> bool:
-        return certificate in self._by_subject.get(certificate.subject, ())
+        return certificate in self.certificates
 
-    def named(self, subject: x509.Name) -> Sequence[x509.Certificate]:
+    def named(self, subject: Name) -> Sequence[Facts]:
         """The anchors with that subject."""
         return self._by_subject.get(subject, ())
 
@@ -103,14 +111,48 @@ def build_path(
     `pool` holds untrusted certificates that may serve as intermediates. With `leaf_may_be_anchor`
     a leaf whose key is an anchor's key is its own path, as for a pinned end entity (RFC 8995, 5.6.2).
     """
+    path = find_path(
+        facts_of(leaf),
+        [facts_of(certificate) for certificate in pool],
+        anchors,
+        now,
+        leaf_may_be_anchor=leaf_may_be_anchor,
+        tolerated_critical=tolerated_critical,
+    )
+    return tuple([facts.certificate for facts in path])
 
-    def check(path: Sequence[x509.Certificate]) -> None:
-        check_path(path, now, tolerated_critical=tolerated_critical)
 
-    if leaf_may_be_anchor and spki(leaf) in anchors.keys:
-        check((leaf,))
+def find_path(
+    leaf: Facts,
+    pool: Iterable[Facts],
+    anchors: Anchors,
+    now: datetime | None,
+    *,
+    leaf_may_be_anchor: bool = False,
+    tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
+) -> tuple[Facts, ...]:
+    """The same of certificates that are read already."""
+    if leaf_may_be_anchor and leaf.spki in anchors.keys:
+        _check_path((leaf,), now, tolerated_critical)
         return (leaf,)
-    return _Search(without_duplicates(pool)[:MAX_POOL], anchors, check).find(leaf)
+    offered = tuple({facts.der: facts for facts in pool}.values())[:MAX_POOL]
+    known = _known_paths(leaf, offered, anchors, tolerated_critical)
+    for path in known:
+        if now is None or _are_valid(path, now):
+            return path
+    path = _Search(offered, anchors, now, tolerated_critical).find(leaf)
+    known[:] = [path]
+    return path
+
+
+def _are_valid(path: Iterable[Facts], now: datetime) -> bool:
+    return not [facts for facts in path if not facts.not_before <= now <= facts.not_after]
+
+
+@lru_cache(maxsize=KNOWN_PATHS)
+def _known_paths(*_asked: object) -> list[tuple[Facts, ...]]:
+    """Room for the path that was found when all this was asked; it holds whenever its certificates are valid."""
+    return []
 
 
 def check_path(
@@ -120,16 +162,7 @@ def check_path(
     tolerated_critical: frozenset[ObjectIdentifier] = frozenset(),
 ) -> None:
     """Check each certificate of a linked path: dates, extensions, keys, path length, names; raises Untrusted."""
-    read = [facts_of(certificate) for certificate in path]
-    for facts in read:
-        if now is not None:
-            _check_dates(facts, now)
-        _check_critical(facts, tolerated_critical)
-        _check_key(facts)
-    for index, issuer in enumerate(read[1:], start=1):
-        below = read[:index]
-        _check_path_length(issuer, below)
-        _check_name_constraints(issuer, below)
+    _check_path([facts_of(certificate) for certificate in path], now, tolerated_critical)
 
 
 def check_dates(certificate: x509.Certificate, now: datetime) -> None:
@@ -145,53 +178,61 @@ def check_link(subject: x509.Certificate, issuer: x509.Certificate) -> None:
 class _Search:
     """A depth-first search for a path that passes `check`; the last reason why one failed is kept for the log."""
 
-    def __init__(self, pool: Sequence[x509.Certificate], anchors: Anchors, check: Check) -> None:
+    def __init__(
+        self, pool: Sequence[Facts], anchors: Anchors, now: datetime | None, tolerated: frozenset[ObjectIdentifier]
+    ) -> None:
         self._pool = pool
         self._anchors = anchors
-        self._check = check
+        self._now = now
+        self._tolerated = tolerated
         self._tried = 0
         self._failure: Untrusted | None = None
 
-    def find(self, leaf: x509.Certificate) -> tuple[x509.Certificate, ...]:
+    def find(self, leaf: Facts) -> tuple[Facts, ...]:
         path = self._extend((leaf,))
         if path is None:
             raise self._failure or Untrusted("path-not-found", "no issuer is known for the certificate")
         return path
 
-    def _extend(self, path: tuple[x509.Certificate, ...]) -> tuple[x509.Certificate, ...] | None:
+    def _extend(self, path: tuple[Facts, ...]) -> tuple[Facts, ...] | None:
         last = path[-1]
         for anchor in self._anchors.named(last.issuer):
             # An anchor that was also sent as a part of the chain stands once.
-            complete = path if last == anchor else (*path, anchor)
+            complete = path if last.der == anchor.der else (*path, anchor)
             if self._links(last, anchor) and self._passes(complete):
                 return complete
         if len(path) == MAX_PATH_CERTIFICATES:
             return None
         for candidate in self._pool:
-            if candidate.subject == last.issuer and candidate not in path and self._links(last, candidate):
+            if candidate.subject == last.issuer and _is_new(candidate, path) and self._links(last, candidate):
                 found = self._extend((*path, candidate))
                 if found is not None:
                     return found
         return None
 
-    def _passes(self, path: Sequence[x509.Certificate]) -> bool:
+    def _passes(self, path: Sequence[Facts]) -> bool:
         try:
-            self._check(path)
+            _check_path(path, self._now, self._tolerated)
         except Untrusted as failure:
             self._failure = failure
             return False
         return True
 
-    def _links(self, subject: x509.Certificate, issuer: x509.Certificate) -> bool:
+    def _links(self, subject: Facts, issuer: Facts) -> bool:
         self._tried += 1
         if self._tried > MAX_LINKS_TRIED:
             raise Untrusted("path-too-long", f"no path within {MAX_LINKS_TRIED} links")
         try:
-            check_link(subject, issuer)
+            _check_link(subject, issuer)
         except Untrusted as failure:
             self._failure = failure
             return False
         return True
+
+
+def _is_new(candidate: Facts, path: Iterable[Facts]) -> bool:
+    """Whether a certificate is not in the path, which would go round in a circle."""
+    return candidate.der not in [facts.der for facts in path]
 
 
 @lru_cache(maxsize=VERIFIED_LINKS)
@@ -201,15 +242,39 @@ def _check_link(subject: Facts, issuer: Facts) -> None:
     usage = issuer.value(x509.KeyUsage)
     if usage is not None and not usage.key_cert_sign:
         raise Untrusted("ca-not-allowed", f"{_name(issuer)} has a keyUsage without keyCertSign")
-    _check_key(issuer)
+    if issuer.key_kind == "RSA":
+        _check_rsa_key(issuer)
     try:
-        if not isinstance(subject.certificate.signature_hash_algorithm, (*_HASHES, type(None))):
-            raise Untrusted("signature-algorithm-weak", _name(subject))
-        subject.certificate.verify_directly_issued_by(issuer.certificate)
+        _check_signature(subject, issuer)
     except InvalidSignature as error:
         raise Untrusted("certificate-signature-invalid", f"{_name(subject)}, {_name(issuer)}") from error
     except PYCA_ERRORS as error:
         raise Untrusted("path-not-found", str(error)) from error
+
+
+def _check_signature(subject: Facts, issuer: Facts) -> None:
+    certificate, ecdsa = subject.certificate, _ECDSA.get(subject.parts.algorithm)
+    if ecdsa is not None and issuer.key_kind == "EC" and subject.parts.issuer == issuer.parts.subject:
+        # All that pyca does below, but that it would read the issuer's key anew.
+        key = cast("ec.EllipticCurvePublicKey", issuer.key)
+        key.verify(certificate.signature, certificate.tbs_certificate_bytes, ecdsa)
+        return
+    if not isinstance(certificate.signature_hash_algorithm, (*_HASHES, type(None))):
+        raise Untrusted("signature-algorithm-weak", _name(subject))
+    certificate.verify_directly_issued_by(issuer.certificate)
+
+
+def _check_path(path: Sequence[Facts], now: datetime | None, tolerated: frozenset[ObjectIdentifier]) -> None:
+    for facts in path:
+        if now is not None:
+            _check_dates(facts, now)
+        if not _KNOWN_CRITICAL.issuperset(facts.critical):
+            _check_critical(facts, tolerated)
+        if facts.key_kind == "RSA":
+            _check_rsa_key(facts)
+    for index, issuer in enumerate(path[1:], start=1):
+        _check_path_length(issuer, path[:index])
+        _check_name_constraints(issuer, path[:index])
 
 
 def _name(facts: Facts) -> str:
@@ -229,10 +294,9 @@ def _check_critical(facts: Facts, tolerated: frozenset[ObjectIdentifier]) -> Non
             raise Untrusted("critical-extension-unknown", f"{oid.dotted_string} in {_name(facts)}")
 
 
-def _check_key(facts: Facts) -> None:
-    key = facts.rsa_key
-    if key is None:
-        return
+def _check_rsa_key(facts: Facts) -> None:
+    key = facts.key
+    assert isinstance(key, rsa.RSAPublicKey)
     if key.key_size < MIN_RSA_BITS:
         raise Untrusted("key-too-weak", f"RSA {key.key_size} in {_name(facts)}")
     if key.public_numbers().e.bit_length() > MAX_RSA_EXPONENT_BITS:
@@ -245,7 +309,7 @@ def _check_path_length(issuer: Facts, below: Sequence[Facts]) -> None:
         raise Untrusted("ca-not-allowed", f"{_name(issuer)} is not a CA")
     if issuer.path_length is None:
         return
-    between = sum(not facts.is_self_issued for facts in below[1:])
+    between = len([facts for facts in below[1:] if not facts.is_self_issued])
     if between > issuer.path_length:
         raise Untrusted(
             "path-too-long", f"{_name(issuer)} allows {issuer.path_length} CAs below it, here are {between}"

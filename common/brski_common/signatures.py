@@ -8,20 +8,19 @@ concrete type, so that an object standing for a key in a PKCS#11 token signs lik
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 
-from brski_common.certificates import PYCA_ERRORS, PrivateKey, PublicKey
+from brski_common.certificates import PYCA_ERRORS, KeyKind, PrivateKey, PublicKey, facts_of, key_kind
 from brski_common.errors import Malformed, Untrusted
 
 MIN_RSA_BITS = 2048
 MAX_RSA_BITS = 8192  # longer keys only cost time
 
-KeyKind = Literal["EC", "RSA", "Ed25519"]
 Digest = Literal["sha256", "sha384", "sha512"]
 
 _HASHES: dict[Digest, hashes.HashAlgorithm] = {
@@ -64,27 +63,36 @@ def scheme_for(certificate: x509.Certificate) -> Scheme:
 def usable_key(certificate: x509.Certificate) -> PublicKey:
     """The certificate's key, if its kind and strength are taken here; raises Untrusted."""
     try:
-        key = certificate.public_key()
+        facts = facts_of(certificate)
     except PYCA_ERRORS as error:
         raise Untrusted("key-unsupported", str(error)) from error
-    if isinstance(key, ec.EllipticCurvePublicKey) and key.curve.name in _CURVE_DIGESTS:
-        return key
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size < MIN_RSA_BITS:
+    key: Any = facts.key
+    if facts.key_kind == "RSA" and key.key_size < MIN_RSA_BITS:
         raise Untrusted("key-too-weak", f"RSA with {key.key_size} bits, at least {MIN_RSA_BITS}")
-    if isinstance(key, rsa.RSAPublicKey) and key.key_size <= MAX_RSA_BITS:
-        return key
-    if isinstance(key, ed25519.Ed25519PublicKey):
-        return key
-    raise Untrusted("key-unsupported", f"neither P-256, P-384, P-521, RSA nor Ed25519: {type(key).__name__}")
+    if not _is_usable(key, facts.key_kind):
+        raise Untrusted("key-unsupported", f"neither P-256, P-384, P-521, RSA nor Ed25519: {type(key).__name__}")
+    usable: PublicKey = key
+    return usable
+
+
+def _is_usable(key: Any, kind: KeyKind | None) -> bool:  # noqa: ANN401 -- `kind` says which
+    if kind == "EC":
+        return key.curve.name in _CURVE_DIGESTS
+    return key.key_size <= MAX_RSA_BITS if kind == "RSA" else kind is not None
 
 
 def sign(key: PrivateKey, data: bytes, scheme: Scheme) -> bytes:
     """A signature over `data`; ECDSA as DER."""
-    if isinstance(key, ec.EllipticCurvePrivateKey):
-        return key.sign(data, _ECDSA[scheme.digest])
-    if isinstance(key, rsa.RSAPrivateKey):
-        return key.sign(data, _PKCS1, _HASHES[scheme.digest])
-    return key.sign(data)
+    kind = key_kind(type(key))
+    signing: Any = key  # `kind` says which
+    signature: bytes
+    if kind == "EC":
+        signature = signing.sign(data, _ECDSA[scheme.digest])
+    elif kind == "RSA":
+        signature = signing.sign(data, _PKCS1, _HASHES[scheme.digest])
+    else:
+        signature = signing.sign(data)
+    return signature
 
 
 def verify(certificate: x509.Certificate, signature: bytes, data: bytes, scheme: Scheme) -> None:
@@ -96,15 +104,17 @@ def verify(certificate: x509.Certificate, signature: bytes, data: bytes, scheme:
 
 
 def _verify(key: PublicKey, signature: bytes, data: bytes, scheme: Scheme) -> None:
-    if isinstance(key, ec.EllipticCurvePublicKey):
-        _match(scheme, "EC", scheme.curve in (None, key.curve.name))
-        key.verify(signature, data, _ECDSA[scheme.digest])
-    elif isinstance(key, rsa.RSAPublicKey):
+    kind = key_kind(type(key))
+    verifying: Any = key  # `kind` says which
+    if kind == "EC":
+        _match(scheme, "EC", scheme.curve in (None, verifying.curve.name))
+        verifying.verify(signature, data, _ECDSA[scheme.digest])
+    elif kind == "RSA":
         _match(scheme, "RSA")
-        key.verify(signature, data, _padding(scheme), _HASHES[scheme.digest])
+        verifying.verify(signature, data, _padding(scheme), _HASHES[scheme.digest])
     else:
         _match(scheme, "Ed25519")
-        key.verify(signature, data)
+        verifying.verify(signature, data)
 
 
 def _match(scheme: Scheme, kind: KeyKind, curve_fits: bool = True) -> None:

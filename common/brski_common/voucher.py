@@ -9,10 +9,11 @@ base64url without padding, and a voucher must repeat what the request said, not 
 
 import base64
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from enum import Enum, StrEnum, auto
+from typing import Any, Self
 
 NONCE_BYTES = 16  # RFC 8366, 5.3 asks for 8 to 32
 
@@ -26,7 +27,7 @@ class Assertion(StrEnum):
     AGENT_PROXIMITY = "agent-proximity"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)  # without slots: see `of`
 class VoucherData:
     """The leaves that a voucher and a voucher request share."""
 
@@ -46,14 +47,21 @@ class VoucherData:
     manufacturer_proprietary: bytes | None = None
     extensions: tuple[str | int, ...] | None = None
 
+    @classmethod
+    def of(cls, leaves: Mapping[str, Any]) -> Self:
+        """Make one of the leaves that are there, the others being None in the class: a request has seven of 22."""
+        made = cls.__new__(cls)
+        made.__dict__.update(leaves)
+        return made
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
+@dataclass(frozen=True, kw_only=True)
 class Voucher(VoucherData):
     """What a MASA says: this device belongs to that domain."""
 
 
 # A sibling of Voucher, not its child: a request shall never pass for a voucher (RFC 8995, 5.6.1).
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class VoucherRequest(VoucherData):
     """What a pledge asks of its registrar, and a registrar of the MASA."""
 

@@ -12,7 +12,7 @@ from enum import StrEnum
 from cryptography import x509
 
 from brski_common.artifact import Format
-from brski_common.certificates import ID_KP_CMC_RA, Peer, extended_key_usages, load_certificate, spki_sha256
+from brski_common.certificates import ID_KP_CMC_RA, Peer, extended_key_usages, facts_of, load_certificate, spki_sha256
 from brski_common.errors import Untrusted
 from brski_common.paths import check_dates, check_link
 from brski_masa.vouchering import Examined
@@ -147,7 +147,7 @@ def _leads_to(path: Sequence[x509.Certificate], keys: frozenset[bytes], identity
     if identity.certificate is None or not path:
         return False
     anchor = load_certificate(identity.certificate)
-    if anchor.subject != path[-1].issuer:
+    if facts_of(anchor).subject != facts_of(path[-1]).issuer:
         return False
     try:
         check_link(path[-1], anchor)

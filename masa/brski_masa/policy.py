@@ -28,16 +28,19 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Final
 
 from cryptography import x509
 
 from brski_common import der
 from brski_common.artifact import Format
 from brski_common.certificates import (
+    Facts,
     domain_id,
+    facts_of,
     is_ca,
     load_certificate,
-    public_key_info,
     spki_sha256,
     subject_key_id,
 )
@@ -45,6 +48,8 @@ from brski_common.errors import Refused, Unknown, Untrusted
 from brski_common.voucher import Assertion
 from brski_masa.parties import Device, DevicePolicy, Identity, IdentityKind, Owner, Pin, Requester, is_known
 from brski_masa.vouchering import Examined
+
+REMEMBERED_PINS: Final = 128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,12 +269,16 @@ def _is_on_record(pin: x509.Certificate, identities: Iterable[Identity]) -> bool
 
 def domain_id_is_derived(certificate: x509.Certificate) -> bool:
     """Whether the domainID follows from the key: no SubjectKeyIdentifier, or one of RFC 5280, 4.2.1.2 or RFC 7093."""
-    key_id = subject_key_id(certificate)
+    return _is_derived(facts_of(certificate))
+
+
+@lru_cache(maxsize=REMEMBERED_PINS)
+def _is_derived(facts: Facts) -> bool:
+    key_id = subject_key_id(facts.certificate)
     if key_id is None:
         return True
-    key = certificate.public_key()
-    usual = x509.SubjectKeyIdentifier.from_public_key(key).digest
-    return key_id == usual or key_id in _long_key_ids(public_key_info(key))
+    usual = x509.SubjectKeyIdentifier.from_public_key(facts.key).digest
+    return key_id == usual or key_id in _long_key_ids(facts.spki)
 
 
 def _long_key_ids(info: bytes) -> set[bytes]:

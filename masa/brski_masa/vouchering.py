@@ -31,11 +31,13 @@ from cryptography import x509
 
 from brski_common import artifact
 from brski_common.artifact import Unverified, Verified
+from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     ID_KP_CMC_RA,
+    Facts,
     common_name,
     extended_key_usages,
-    idevid_issuer_forms,
+    facts_of,
     is_ca,
     load_certificate,
     serial_number,
@@ -63,11 +65,11 @@ class Trust:
     request_max_age: timedelta = timedelta(days=1)
     ignore_idevid_dates: bool = False
     unsafe_allow_published_keys: bool = False
-    maker_names: frozenset[x509.Name] = field(init=False)
+    maker_names: frozenset[Name] = field(init=False)
 
     def __post_init__(self) -> None:
         authorities = (*self.idevid_anchors.certificates, *self.idevid_pool)
-        object.__setattr__(self, "maker_names", frozenset(authority.subject for authority in authorities))
+        object.__setattr__(self, "maker_names", frozenset(facts_of(authority).subject for authority in authorities))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,10 +98,11 @@ class Examined:
 def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Examined:
     """Go through the plan of this file; raises Malformed, UnsupportedFormat, Untrusted, Refused."""
     _check_fresh(rvr.claimed, trust, now)
-    _check_a_registrar_came_along(rvr.certificates)
-    verified = rvr.verify_consistent(now, beside=_ours(rvr.certificates, trust))  # 5.5.2, 5.5.3
+    along = [facts_of(certificate) for certificate in rvr.certificates]
+    _check_a_registrar_came_along(along)
+    verified = rvr.verify_consistent(now, beside=_ours(along, trust))  # 5.5.2, 5.5.3
     check_registrar(verified.signer)  # 5.5.4
-    keys = frozenset(map(spki_sha256, verified.path))
+    keys = frozenset([facts_of(certificate).spki_sha256 for certificate in verified.path])
     _refuse_published_keys(keys, trust)
     prior = verified.value.prior_signed_voucher_request
     if prior is None:
@@ -125,15 +128,15 @@ def _without_pledge(verified: Verified[VoucherRequest], keys: frozenset[bytes]) 
     )
 
 
-def _ours(certificates: Iterable[x509.Certificate], trust: Trust) -> frozenset[x509.Certificate]:
+def _ours(along: Iterable[Facts], trust: Trust) -> frozenset[x509.Certificate]:
     """The chain of a pledge, which its registrar may add (draft-ietf-anima-constrained-voucher, 7.2); by name only.
 
     A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
     """
-    found = [each for each in certificates if each.issuer in trust.maker_names]
-    if any(ID_KP_CMC_RA in extended_key_usages(each) for each in found):
+    found = [facts for facts in along if facts.issuer in trust.maker_names]
+    if any(ID_KP_CMC_RA in facts.extended_key_usages for facts in found):
         return frozenset()
-    return frozenset(found)
+    return frozenset([facts.certificate for facts in found])
 
 
 def check_registrar(signer: x509.Certificate) -> None:
@@ -149,9 +152,9 @@ def _check_fresh(claimed: VoucherRequest, trust: Trust, now: datetime) -> None:
         raise Refused("request-stale", f"created on {made}, more than {trust.request_max_age} from {now}")
 
 
-def _check_a_registrar_came_along(certificates: Iterable[x509.Certificate]) -> None:
+def _check_a_registrar_came_along(along: Iterable[Facts]) -> None:
     """Law 3: without any registrar's certificate no signature needs to be looked at."""
-    if not any(ID_KP_CMC_RA in extended_key_usages(certificate) for certificate in certificates):
+    if not any(ID_KP_CMC_RA in facts.extended_key_usages for facts in along):
         raise Untrusted("registrar-not-authorized", "no certificate with id-kp-cmcRA came along")
 
 
@@ -173,12 +176,13 @@ def _examine_prior(
 ) -> Examined:
     _check_nonces(rvr.value, pvr.claimed)  # 5.5.6; cheap, and forging it below gains nothing
     idevid = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
-    idevid_key = spki_sha256(idevid)
+    facts = facts_of(idevid)
+    idevid_key = facts.spki_sha256
     _refuse_published_keys(frozenset((idevid_key,)), trust)
     serial = serial_number(idevid)  # 5.5.5 b
     if rvr.value.serial_number != serial or pvr.claimed.serial_number != serial:
         raise Untrusted("serial-number-mismatch", f"the IDevID is of {serial}")
-    issuer, forms = rvr.value.idevid_issuer, idevid_issuer_forms(idevid)
+    issuer, forms = rvr.value.idevid_issuer, facts.issuer_forms
     if issuer is not None and issuer not in forms:
         raise Untrusted("idevid-issuer-mismatch", f"the IDevID of {serial} has another issuer")
     seen = _proximity_key(pvr.claimed)  # 5.5.5 c

@@ -2,15 +2,18 @@
 
 import base64
 import hashlib
+from contextlib import suppress
 from datetime import timedelta
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brski_common import certificates, der, issuing
+from brski_common import certificate_bytes, certificates, der, issuing
 from brski_common.certificates import Credential
 from brski_common.errors import BrskiError, Malformed, Untrusted
 from tests.support.vectors import vector
@@ -198,6 +201,60 @@ def test_issuer_and_serial_number_are_as_pyca_writes_them(kind: str) -> None:
     certificate = Manufacturer(name=f"Maker {kind}", kind=kind).idevid("SN-1").certificate
     written = certificate.issuer.public_bytes() + der.integer(certificate.serial_number)
     assert certificates.facts_of(certificate).issuer_and_serial == written
+
+
+def test_equal_names_in_other_string_types_are_equal() -> None:
+    def written(kind: int, *rdns: tuple[bytes, ...]) -> bytes:
+        return der.sequence(*(der.set_of(*(_attribute(kind, text) for text in rdn)) for rdn in rdns))
+
+    name = certificate_bytes.name_of(written(der.UTF8_STRING, (b"Plant", b"North"), (b"CA",)))
+    assert certificate_bytes.name_of(written(der.PRINTABLE_STRING, (b"North", b"Plant"), (b"CA",))) == name
+    for other in (((b"CA",), (b"Plant", b"North")), ((b"Plant", b"North"),), ((b"plant", b"North"), (b"CA",))):
+        assert certificate_bytes.name_of(written(der.UTF8_STRING, *other)) != name
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([NameOID.COMMON_NAME, NameOID.SERIAL_NUMBER, NameOID.DOMAIN_COMPONENT]),
+            st.text(min_size=1, max_size=9),
+            st.sampled_from([0x0C, 0x13, 0x14, 0x16, 0x1E]),
+        ),
+        max_size=4,
+    ),
+    st.binary(max_size=2),
+)
+def test_a_usual_name_is_read_as_any_other_is(rdns: list[tuple[x509.ObjectIdentifier, str, int]], spare: bytes) -> None:
+    values = [der.tlv(kind, text.encode("utf-16-be" if kind == 0x1E else "utf-8")) for _, text, kind in rdns]
+    attributes = [der.sequence(der.oid(rdn[0].dotted_string), value) for rdn, value in zip(rdns, values, strict=True)]
+    encoded = der.sequence(*map(der.set_of, attributes)) + spare
+    with suppress(ValueError, Malformed):  # what pyca cannot read is in no certificate
+        assert certificate_bytes._any_name(encoded) == certificate_bytes._usual_name(encoded)
+
+
+def _attribute(kind: int, text: bytes) -> bytes:
+    types = {b"CA": "2.5.4.3", b"North": "2.5.4.11"}
+    return der.sequence(der.oid(types.get(text, "2.5.4.10")), der.tlv(kind, text))
+
+
+@pytest.mark.parametrize("kind", ["P-256", "P-384", "P-521", "RSA-2048", "Ed25519"])
+def test_a_key_is_as_pyca_writes_it(kind: str) -> None:
+    certificate = Manufacturer(name=f"Maker {kind}", kind=kind).idevid("SN-1").certificate
+    assert certificates.facts_of(certificate).spki == certificates.public_key_info(certificate.public_key())
+
+
+def test_a_compressed_key_is_the_same_key(maker: Manufacturer) -> None:
+    """Otherwise who writes his key in another form would be another device, or not the one with the published key."""
+    encoded = certificates.to_der(maker.idevid("SN-1").certificate)
+    key = certificates.load_certificate(encoded).public_key()
+    assert isinstance(key, ec.EllipticCurvePublicKey)
+    bits = der.bit_string(key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint))
+    tbs, *rest = der.parse(encoded).children()
+    info = [each.encoded for each in tbs.children()]
+    info[6] = der.sequence(der.parse(info[6]).children()[0].encoded, bits)
+    other = certificates.load_certificate(der.sequence(der.sequence(*info), *(each.encoded for each in rest)))
+    assert bits in certificates.to_der(other)
+    assert certificates.spki_sha256(other) == certificates.spki_sha256(certificates.load_certificate(encoded))
 
 
 def test_what_end_entities_have_in_common_is_not_taken_from_another_kind(maker: Manufacturer) -> None:

@@ -420,6 +420,20 @@ def test_whatever_bit_is_flipped_only_the_signed_content_verifies(kind: str) -> 
         data[place // 8] ^= 1 << place % 8
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("content_type", [cms.ID_CT_ANIMA_JSON_VOUCHER, cms.ID_DATA])
+def test_the_usual_is_read_as_anything_else_is(content_type: str) -> None:
+    """Two readers for one message would be two opinions about what was signed."""
+    data = bytearray(cms.sign(CONTENT, signer(), content_type=content_type))
+    assert cms._parse_usual(bytes(data)) == cms._parse_any(bytes(data), allow_signed_data_type=False)
+    for place in range(8 * len(data)):
+        data[place // 8] ^= 1 << place % 8
+        with suppress(BrskiError):
+            usual = cms._parse_usual(bytes(data))
+            assert usual == cms._parse_any(bytes(data), allow_signed_data_type=False)
+        data[place // 8] ^= 1 << place % 8
+
+
 @given(st.binary(max_size=300))
 def test_any_bytes_raise_only_the_suites_errors(data: bytes) -> None:
     for read in (cms.parse, cms.parse_certs_only):

@@ -8,8 +8,8 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from brski_common import issuing
-from brski_common.certificates import Credential, load_pem
+from brski_common import der, issuing
+from brski_common.certificates import Credential, load_certificate, load_pem, to_der
 from brski_common.errors import Untrusted
 from brski_common.paths import MAX_POOL, Anchors, build_path, check_link, check_path, verify_host
 from tests.support.vectors import vector
@@ -107,6 +107,28 @@ def test_dates_are_checked_with_a_trusted_clock(maker: Manufacturer) -> None:
     assert refusal(device.certificate, list(device.chain), maker.idevid_anchors) == "certificate-expired"
     young = leaf_of(maker.idevid_ca, not_before=NOW + timedelta(seconds=1), not_after=NOW + YEARS)
     assert refusal(young, list(device.chain), maker.idevid_anchors) == "certificate-not-yet-valid"
+
+
+def test_the_dates_of_a_path_that_is_known_are_checked_again(maker: Manufacturer) -> None:
+    device, anchors = maker.idevid("SN-1", not_after=NOW + timedelta(days=9)), Anchors([maker.root.certificate])
+    found = build_path(device.certificate, device.chain, anchors, NOW)
+    assert build_path(device.certificate, device.chain, anchors, NOW + timedelta(days=1)) == found
+    for days, reason in ((10, "certificate-expired"), (-40, "certificate-not-yet-valid")):
+        with pytest.raises(Untrusted, match=reason):
+            build_path(device.certificate, device.chain, anchors, NOW + timedelta(days=days))
+    assert build_path(device.certificate, device.chain, anchors, None) == found
+
+
+def test_another_path_is_found_when_the_known_one_is_over(maker: Manufacturer) -> None:
+    key, name = maker.idevid_ca.key.public_key(), maker.idevid_ca.certificate.subject
+    lifetime = timedelta(days=9)
+    old, new = (
+        issuing.subordinate_ca(maker.root, key, name, now=NOW + delay, lifetime=lifetime)
+        for delay in (timedelta(), lifetime)
+    )
+    leaf, anchors = maker.idevid("SN-1").certificate, maker.idevid_anchors
+    found = [build_path(leaf, [old, new], anchors, NOW + timedelta(days=days))[1] for days in (1, 2, 10, 11, 2)]
+    assert found == [old, old, new, new, old]
 
 
 @pytest.mark.req("ST-05")
@@ -234,6 +256,29 @@ def test_a_failed_link_is_tried_anew_and_a_good_one_remembered(maker: Manufactur
         check_link(device, maker.idevid_ca.certificate)
         with pytest.raises(Untrusted):
             check_link(device, plant.issuing.certificate)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_link_holds_only_for_the_bytes_that_were_signed_as_they_say(maker: Manufacturer, place: int) -> None:
+    """The quick way to verify a link sees what pyca sees: also that an algorithm is named in one way."""
+    members = [member.encoded for member in der.parse(to_der(maker.idevid("SN-1").certificate)).children()]
+    check_link(load_certificate(der.sequence(*members)), maker.idevid_ca.certificate)
+    other = [
+        members[0].replace(b"SN-1", b"SN-2"),
+        der.sequence(der.oid("1.2.840.10045.4.3.3")),
+        members[2][:-1] + bytes((members[2][-1] ^ 1,)),
+    ]
+    members[place] = other[place]
+    with pytest.raises(Untrusted):
+        check_link(load_certificate(der.sequence(*members)), maker.idevid_ca.certificate)
+
+
+def test_a_link_is_signed_by_the_issuer_and_nobody_of_its_name(maker: Manufacturer) -> None:
+    twin = ca("Twin")
+    impostor = Credential(make_key("P-256"), twin.chain)
+    check_link(leaf_of(twin), twin.certificate)
+    with pytest.raises(Untrusted, match="certificate-signature-invalid"):
+        check_link(leaf_of(impostor), twin.certificate)
 
 
 def test_a_key_that_only_costs_time_signs_nothing() -> None:
