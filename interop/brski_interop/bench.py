@@ -24,7 +24,8 @@ from cryptography.hazmat.backends.openssl import backend
 
 from brski_common.errors import Misconfigured, PeerFailed
 from brski_interop import floor
-from brski_interop.floor import ROLES, Floor, Identity, Role
+from brski_interop.floor import ROLES, Floor, Role
+from brski_interop.floor_wire import Identity
 from brski_interop.processes import Child, Crew, cpu_seconds, resident_mib
 from brski_interop.staging import Device, Stage
 

@@ -12,7 +12,8 @@ import pytest
 
 from brski_interop import floor
 from brski_interop.bench import Outcome
-from brski_interop.floor import COMPOSITION, ROLES, Floor, Identity
+from brski_interop.floor import COMPOSITION, ROLES, Floor
+from brski_interop.floor_wire import Identity
 from tests.support.world import Domain, Manufacturer, fresh
 
 SECONDS = 120.0
