@@ -43,6 +43,7 @@ ADVICE = {
     "fingerprint-mismatch": "if that is what the server's operator reads out to you, give it with --fingerprint",
     "not-enrolled": "run `brski-pledge onboard` first",
     "peer-unreachable": "is it running, and is that its address and port?",
+    "state-unsafe": "if another may have had its key, `brski-pledge reset` and onboard anew",
     "state-unusable": "the state needs a folder that can be written, with 16 KiB to spare",
     "state-unknown": "is this the folder? If it is, `brski-pledge reset --force` erases them",
     "voucher-request-refused": _REGISTRAR_KNOWS,

@@ -601,6 +601,7 @@ def test_advice_is_given_once(device_files: Path, capsys: pytest.CaptureFixture[
     identity = device_files / "state" / IDENTITY
     identity.parent.mkdir()
     identity.write_bytes(b"brski-pledge state")
+    identity.chmod(0o600)
     assert main(["status", *config]) == 1
     assert capsys.readouterr().err.count("reset") == 1
 
@@ -616,7 +617,7 @@ async def test_a_device_whose_exports_fail_is_operational_all_the_same(device_fi
     assert err.splitlines()[-1] == last
 
 
-async def test_status_says_names_in_words_and_warns_of_a_key_that_others_may_read(device_files: Path) -> None:
+async def test_status_says_names_in_words_and_warns_of_a_key_that_its_group_may_read(device_files: Path) -> None:
     async with listening(FakeRegistrar(maker=MAKER)) as address:
         code, _, _ = await command(device_files, "onboard", "--registrar", address)
     assert code == 0
@@ -625,11 +626,16 @@ async def test_status_says_names_in_words_and_warns_of_a_key_that_others_may_rea
     assert "serialNumber=SN-1" in out
     assert "2.5.4.5" not in out
     identity = device_files / "state" / IDENTITY
-    identity.chmod(0o644)
+    identity.chmod(0o640)
     code, out, err = await command(device_files, "status", "--json")
     assert code == 0
     assert err == f"brski-pledge: warning: {json.loads(out)['warning']}\n"
-    assert f"(mode 0644): `chmod 600 {identity}`" in err
+    assert f"(mode 0640): `chmod 600 {identity}`" in err
+    identity.chmod(0o644)
+    for verb in ("status", "onboard", "renew"):
+        code, out, err = await command(device_files, verb, "--json")
+        assert (code, json.loads(out)["reason"]) == (1, "state-unsafe")
+        assert f"{identity}: everybody may read the key in it (mode 0644); use chmod 600: if another" in err
 
 
 # Reset, in the wrong place and in the right one
