@@ -37,6 +37,7 @@ FAILURES, INTERRUPTED = frozenset(("failed", "refused")), 130
 _REGISTRAR_KNOWS = (
     "the registrar's operator sees why with `brski-registrar device show {serial}` or `… device knocking`"
 )
+_REGISTRAR_LOGS = "the registrar's log says why; if `est_label` is set, it has to be a label that is served there"
 ADVICE = {
     "no-registrar-found": "check the link, or name one with --registrar HOST:PORT",
     "state-damaged": "erase it with `brski-pledge reset`",
@@ -48,6 +49,8 @@ ADVICE = {
     "state-unknown": "is this the folder? If it is, `brski-pledge reset --force` erases them",
     "voucher-request-refused": _REGISTRAR_KNOWS,
     "enrollment-refused": _REGISTRAR_KNOWS,
+    "cacerts-refused": _REGISTRAR_LOGS,
+    "csrattrs-refused": _REGISTRAR_LOGS,
     "voucher-signer-unknown": "give those of this device's maker with --voucher-anchors",
 }
 

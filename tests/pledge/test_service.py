@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import brski_pledge
 from brski_common import issuing
-from brski_common.certificates import load_pem, to_pem
+from brski_common.certificates import fingerprint, load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
@@ -449,6 +449,23 @@ async def test_the_command_says_in_one_line_why_it_failed(device_files: Path) ->
     assert line.startswith("brski-pledge: voucher-request-refused: HTTP 403: not on the list: the registrar's operator")
     assert "`brski-registrar device show SN-1`" in line, "where to look"
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("operation", ["cacerts", "csrattrs"])
+async def test_the_command_says_where_to_look_when_a_question_before_enrolling_is_refused(
+    operation: str, device_files: Path
+) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always[operation] = Answer(403, b"not here", {"Content-Type": "text/plain"})
+    compared = fingerprint(registrar.domain.registrar.certificate).hex()
+    async with listening(registrar) as address:
+        # Without a voucher there is no pinned CA that would do in place of the CA certificates.
+        code, _, err = await command(device_files, "onboard", "--est-enroll", address, "--fingerprint", compared)
+    assert code == 1
+    line = (
+        f"brski-pledge: {operation}-refused: HTTP 403: not here: the registrar's log says why; if `est_label` is set,"
+    )
+    assert err.splitlines()[-1].startswith(line)
 
 
 async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None:
