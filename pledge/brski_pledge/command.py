@@ -46,6 +46,7 @@ ADVICE = {
     "peer-unreachable": "is it running, and is that its address and port?",
     "state-unsafe": "if another may have had its key, `brski-pledge reset` and onboard anew",
     "state-unusable": "the state needs a folder that can be written, with 16 KiB to spare",
+    "state-missing": "is this the folder? If it is, `brski-pledge onboard` makes it",
     "state-unknown": "is this the folder? If it is, `brski-pledge reset --force` erases them",
     "voucher-request-refused": _REGISTRAR_KNOWS,
     "enrollment-refused": _REGISTRAR_KNOWS,
@@ -132,6 +133,9 @@ def _renew(options: argparse.Namespace) -> dict[str, Any]:
 def _status(options: argparse.Namespace) -> dict[str, Any]:
     folder = Folder(_state(options))
     enrollment = folder.load()
+    if enrollment is None and not folder.path.exists():
+        # A wrong path must not pass for a device that nobody onboarded.
+        raise Misconfigured("state-missing", f"{folder.path}: there is no such folder")
     if enrollment is None:
         return {"state": "factory"}
     return {"state": "operational", **_describe(enrollment), **_exposed(folder.path / IDENTITY)}

@@ -550,6 +550,7 @@ BAD_USE = {
     "a file as the folder of an onboarding": (["onboard", "--config", "pledge.toml", "--state", "idevid.key"], 1),
     "a file to reset": (["reset", "--state", "idevid.key"], 1),
     "a folder that is not there": (["reset", "--state", "typo"], 1),
+    "the status of a folder that is not there": (["status", "--state", "typo"], 1),
     "a link to nowhere": (["onboard", "--config", "pledge.toml", "--state", "dangling/state"], 1),
     "no such file": (["status", "--config", "missing.toml"], 1),
     "no IDevID": (["onboard", "--state", "state"], 2),
@@ -658,10 +659,17 @@ async def test_status_says_names_in_words_and_warns_of_a_key_that_its_group_may_
 # Reset, in the wrong place and in the right one
 
 
-def test_a_reset_of_what_is_not_there_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reset", "--state", str(tmp_path / "typo")]) == 1
-    assert f"state-missing: {tmp_path / 'typo'}: there is no such folder" in capsys.readouterr().err
-    assert main(["reset", "--state", str(tmp_path)]) == 0
+@pytest.mark.parametrize("verb", ["status", "reset"])
+def test_a_folder_that_is_not_there_is_named(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to("/nowhere/x")
+    for name in ("typo", "deep/typo", "link"):
+        assert main([verb, "--state", str(tmp_path / name)]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert f"state-missing: {tmp_path / name}: there is no such folder" in shown.err
+        assert shown.err.endswith("is this the folder? If it is, `brski-pledge onboard` makes it\n")
+    assert main([verb, "--state", str(tmp_path)]) == 0
+    assert "factory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [IDENTITY, LDEVID, ANCHORS])
