@@ -1,6 +1,7 @@
 """The verbs of `brski`: demo, bench, inspect. An adapter: it reads options and prints what others decide."""
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from brski_common.certificates import load_pem
 from brski_common.encoding import decode_time
 from brski_common.errors import BrskiError, Malformed
 from brski_common.paths import Anchors
+from brski_interop import interruption
 
 app = typer.Typer(
     name="brski",
@@ -103,8 +105,8 @@ def bench(
         outcome = run_until_told(measuring.run(onboardings, concurrency))
     except BrskiError as error:
         raise _failure(str(error), as_json) from error
-    if outcome is None:
-        raise _failure("interrupted before the end", as_json)
+    if isinstance(outcome, signal.Signals):
+        raise _failure("interrupted before the end", as_json, interruption.exit_code(outcome))
     if as_json:
         sys.stdout.write(json.dumps(outcome.as_json(), indent=2) + "\n")
     else:
@@ -125,8 +127,8 @@ def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
         raise Malformed(error.reason, f"{path}: {error.detail}") from error
 
 
-def _failure(text: str, as_json: bool) -> typer.Exit:
+def _failure(text: str, as_json: bool, code: int = 1) -> typer.Exit:
     sys.stderr.write(f"brski: {text}\n")
     if as_json:
         sys.stdout.write(json.dumps({"error": text}) + "\n")
-    return typer.Exit(1)
+    return typer.Exit(code)

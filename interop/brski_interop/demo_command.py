@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -28,8 +29,8 @@ def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
     console = Console(stderr=as_json, highlight=False)
     with interruption.orderly(), _stage_folder(folder) as place:
         report = run_until_told(_demo(place, pledges, console))
-        if report is None:
-            return _interrupted(as_json)
+        if isinstance(report, signal.Signals):
+            return _stopped(report, as_json)
         if as_json:
             sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         else:
@@ -47,11 +48,11 @@ def serve(folder: Path, pledges: int) -> int:
     return 0
 
 
-def _interrupted(as_json: bool) -> int:
+def _stopped(number: signal.Signals, as_json: bool) -> int:
     sys.stderr.write(f"brski: {INTERRUPTED}\n")
     if as_json:
         sys.stdout.write(json.dumps({"error": INTERRUPTED}) + "\n")
-    return 1
+    return interruption.exit_code(number)
 
 
 async def _demo(folder: Path, pledges: int, console: Console) -> Report:

@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment is one line and exit 1.
+"""Ctrl-C at any moment is one line and exit 130, as a shell has it.
 
 The laws of this file:
 
@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+CODE = 128 + signal.SIGINT
 LINE = b"brski: interrupted\n"
 OBJECT = b'{"error": "interrupted"}\n'
 
@@ -34,14 +35,19 @@ def orderly() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def exit_code(number: signal.Signals) -> int:
+    """How a command ends that a signal stopped: only Ctrl-C is an end of its own, the others are failures."""
+    return CODE if number is signal.SIGINT else 1
+
+
 def _end(_number: int, _frame: object) -> None:
     _tell()
-    os._exit(1)
+    os._exit(CODE)
 
 
 def _leave(_number: int, _frame: object) -> None:
     _tell()
-    raise SystemExit(1)
+    raise SystemExit(CODE)
 
 
 def _tell() -> None:

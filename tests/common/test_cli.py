@@ -49,9 +49,9 @@ def test_an_error_is_also_json_where_json_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("more", "out"), [([], ""), (["--json"], '{"error": "interrupted", "detail": ""}\n')])
-def test_ctrl_c_is_one_line_and_exit_1(more: list[str], out: str) -> None:
+def test_ctrl_c_is_one_line_and_exit_130(more: list[str], out: str) -> None:
     result = CliRunner().invoke(make_app(), ["verbs", "wait", *more])
-    assert (result.exit_code, result.stdout, result.stderr) == (1, out, "root: interrupted\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, out, "root: interrupted\n")
 
 
 def test_a_file_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:

@@ -382,7 +382,7 @@ sys.exit(main())
 def test_ctrl_c_while_importing_is_one_line(module: str, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "brski-masa: interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "brski-masa: interrupted\n")
     expected = '{"error": "interrupted", "detail": ""}\n' if "--json" in words else ""
     assert done.stdout == expected
 

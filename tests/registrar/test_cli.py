@@ -131,7 +131,8 @@ def test_the_program_starts_without_a_traceback_for_what_a_user_can_cause(tmp_pa
             assert done.stderr.startswith("brski-registrar: ")
 
 
-def test_an_interruption_in_the_midst_of_an_import_is_no_traceback() -> None:
+@pytest.mark.parametrize(("more", "out"), [([], ""), (["--json"], '{"error": "interrupted", "detail": ""}\n')])
+def test_an_interruption_in_the_midst_of_an_import_is_one_line(more: list[str], out: str) -> None:
     code = """
 import sys
 
@@ -142,10 +143,10 @@ class Interrupting:
 
 sys.meta_path.insert(0, Interrupting())
 from brski_registrar.__main__ import main
-main(["device", "list"])
+main(["device", "list", *sys.argv[1:]])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    done = subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, out, "brski-registrar: interrupted\n")
 
 
 def test_json_is_for_the_log_of_serve_too(config: Path) -> None:
