@@ -54,9 +54,9 @@ class Group(TyperGroup):
             raise _failed(ctx, "input-output-error", f"{file}: {words}" if file else words) from error
 
 
-def application(purpose: str) -> typer.Typer:
-    """A command, or a group of verbs, with one line about its purpose."""
-    return typer.Typer(
+def application(purpose: str, *, distribution: str | None = None) -> typer.Typer:
+    """A group of verbs, with one line about its purpose; of a whole program, named by its distribution."""
+    app = typer.Typer(
         cls=Group,
         help=purpose,
         no_args_is_help=True,
@@ -64,6 +64,13 @@ def application(purpose: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
+    if distribution is not None:
+
+        @app.callback()
+        def program(_version: Annotated[bool, version_option(distribution)] = False) -> None:
+            """A program has options of its own."""
+
+    return app
 
 
 def version_option(distribution: str) -> Any:  # noqa: ANN401 -- so typer declares its options
