@@ -61,7 +61,7 @@ def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> No
         assert private.stat().st_mode & 0o777 == 0o600
     assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
     code, _, err = tool.run("init", tool.folder)
-    assert (code, "already-initialized" in err) == (1, True)
+    assert (code, "already-there" in err) == (1, True)
     code, _, err = tool.run("init", tool.config)
     assert (code, f"{tool.config} is a file; name a new folder" in err) == (1, True)
 
