@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 CODE = 128 + signal.SIGINT
 LINE = b"brski: interrupted\n"
-OBJECT = b'{"error": "interrupted"}\n'
+OBJECT = b'{"error": "interrupted", "detail": "%s"}\n'
 
 
 def end_at_once() -> None:
@@ -35,8 +35,11 @@ def orderly() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def exit_code(number: signal.Signals) -> int:
-    """How a command ends that a signal stopped: only Ctrl-C is an end of its own, the others are failures."""
+def stopped(number: signal.Signals, when: str, *, as_json: bool) -> int:
+    """Say that work was stopped by a signal; the exit code: only Ctrl-C has one of its own, the others are failures."""
+    sys.stderr.write(f"brski: interrupted: {when}\n")
+    if as_json:
+        sys.stdout.write((OBJECT % when.encode()).decode())
     return CODE if number is signal.SIGINT else 1
 
 
@@ -53,4 +56,4 @@ def _leave(_number: int, _frame: object) -> None:
 def _tell() -> None:
     os.write(2, LINE)
     if "--json" in sys.argv:
-        os.write(1, OBJECT)
+        os.write(1, OBJECT % b"")

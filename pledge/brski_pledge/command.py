@@ -1,8 +1,9 @@
 """`brski-pledge`: onboard, status, renew and reset from a command line.
 
 Only arguments, files and words live here. Standard output holds the result, as text or with --json
-as one object; events and warnings go to standard error as they happen. Exit code 0: done, 1: refused or
-failed, 2: wrong usage, 130: interrupted from the keyboard.
+as one object, which of a failure has `error`, the slug, and `detail` as those of the other programs do; events and
+warnings go to standard error as they happen. Exit code 0: done, 1: refused or failed, 2: wrong usage, 130: interrupted
+from the keyboard.
 """
 
 import argparse
@@ -262,11 +263,12 @@ def _describe(enrollment: Enrollment) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    failed = result["state"] in FAILURES
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps({"error": result["reason"], **result} if failed else result))
     if "warning" in result:
         print(f"brski-pledge: warning: {result['warning']}", file=sys.stderr)
-    if result["state"] in FAILURES:
+    if failed:
         advice = ADVICE.get(result["reason"], "").format(serial=result.get("serial-number", "SERIAL"))
         words = [result["reason"], result["detail"], advice]
         print("brski-pledge: " + ": ".join(word for word in words if word), file=sys.stderr)

@@ -121,7 +121,7 @@ def test_a_demo_that_is_interrupted_leaves_nothing(temporary: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=START_SECONDS)
     assert process.returncode == 130
-    assert err.splitlines()[-1] == "brski: interrupted before every pledge was operational"
+    assert err.splitlines()[-1] == "brski: interrupted: before every pledge was operational"
     assert "Traceback" not in err
     assert is_clean(temporary)
 

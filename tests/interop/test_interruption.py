@@ -40,7 +40,7 @@ def test_ctrl_c_during_the_imports_is_one_line_and_exit_130(arguments: tuple[str
     said = [line for line in err.splitlines() if not line.startswith("import time:")]
     assert (process.returncode, said) == (130, ["brski: interrupted"])
     assert [json.loads(line) for line in out.splitlines()] == (
-        [{"error": "interrupted"}] if "--json" in arguments else []
+        [{"error": "interrupted", "detail": ""}] if "--json" in arguments else []
     )
 
 
@@ -65,6 +65,6 @@ def test_where_there_is_something_to_clean_up_it_is_cleaned_up(
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
-    told = CliRunner().invoke(app, ["--version"])
+    told = CliRunner().invoke(app, ["--version"], prog_name="brski")
     assert (told.exit_code, told.stdout) == (0, f"brski {metadata.version('brski-interop')}\n")
     assert CliRunner().invoke(app, ["--versions"]).exit_code == 2
