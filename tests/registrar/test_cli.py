@@ -413,6 +413,24 @@ async def test_who_was_turned_away_is_shown_until_admitted_with_the_command_for_
     assert [each["serial_number"] for each in await invoke("device", "knocking", *at)] == ["X-1"]
 
 
+async def test_who_came_from_elsewhere_is_shown_with_the_command_that_adds_that_place(
+    plant: Plant, beside: Path
+) -> None:
+    at = ("--config", beside)
+    await plant.change_domain(sources=("192.0.2.0/24",))
+    async with plant.connect(await plant.admitted("SN-13")) as line:
+        assert reason_of(await line.request_voucher()) == "source-not-allowed"
+        await plant.service.knocking.write(at_once=True)
+        (knock,) = await invoke("device", "knocking", *at)
+        told = await asyncio.to_thread(lambda: run("device", "knocking", *at).stdout)
+        assert f"if a proxy of this plant is at 127.0.0.1:  {knock['advice']}\n" in told
+        changed = await invoke(*shlex.split(knock["advice"])[1:])
+        assert changed["sources"] == ["192.0.2.0/24", "127.0.0.1/32"]
+        assert [each["advice"] for each in await invoke("device", "knocking", *at)] == [""], "that was done"
+        plant.clock.advance(1)
+        assert (await line.request_voucher()).status == 200
+
+
 @pytest.mark.req("RA-06")
 async def test_a_device_that_waits_is_approved(plant: Plant, beside: Path) -> None:
     at = ("--config", beside)
