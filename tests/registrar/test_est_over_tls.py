@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from brski_common import der, est
@@ -27,26 +26,8 @@ from brski_registrar.ca import LocalAuthority
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Approval
 from brski_registrar.records import Change
-from tests.support.plant import EST, Plant, reason_of
+from tests.support.plant import EST, Plant, certificate_in, csr_with, reason_of
 from tests.support.world import Clock, Domain, fresh, key_for
-
-
-def csr_with(
-    *attributes: tuple[x509.ObjectIdentifier, str],
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
-    key: PrivateKey | None = None,
-) -> bytes:
-    names = [x509.NameAttribute(oid, value) for oid, value in attributes]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(key or key_for("csr"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def certificate_in(body: bytes) -> x509.Certificate:
-    (certificate,) = est.parse_certs_only(est.decode_body(body))
-    return certificate
-
 
 # The way of a good device
 
