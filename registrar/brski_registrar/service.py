@@ -364,7 +364,7 @@ class RegistrarService:
         return await self.store.advance(device, change)
 
     async def _out_of_order(self, device: Device, notes: tuple[Note, ...], address: str) -> None:
-        odd = Note("voucher-status", "out-of-order", f"while {device.state}: nothing changes")
+        odd = Note("voucher-status", "out-of-order", f"while {device.state.told}: nothing changes")
         await self._advance(device, (), (*notes, odd), device.reason, address)
 
 

@@ -59,7 +59,7 @@ class Store:
             tell, event = (log.warning, "audit log refused") if is_refused else (log.info, "device changed")
             tell(
                 event,
-                state=str(device.state),
+                state=str(device.state.told),
                 serial_number=device.serial_number,
                 manufacturer=device.manufacturer,
                 events=", ".join(change.events),

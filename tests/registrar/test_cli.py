@@ -457,6 +457,21 @@ async def test_a_certificate_request_that_waits_is_approved(plant: Plant, beside
         assert response.status == 200
 
 
+async def test_a_device_in_use_that_was_blocked_is_in_use_again(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    async with plant.vouched("SN-14") as line:
+        ldevid = await line.enrolled()
+    async with plant.connect(ldevid) as line:
+        assert (await line.enroll_status(success=True)).status == 200
+    blocked = await invoke("device", "block", "SN-14", "--reason", "stolen?", *at)
+    assert (blocked["state"], blocked["reason"]) == ("blocked", "stolen?")
+    assert [each["state"] for each in await invoke("device", "list", "--state", "blocked", *at)] == ["blocked"]
+    assert (await invoke("device", "show", "SN-14", *at))["state"] == "blocked"
+    assert (await invoke("device", "block", "SN-14", *at))["state"] == "blocked", "once more"
+    assert (await invoke("device", "approve", "SN-14", *at, code=1))["detail"].startswith("SN-14 is blocked")
+    assert (await invoke("device", "unblock", "SN-14", *at))["state"] == "operational"
+
+
 async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> None:
     at = ("--config", beside)
     async with plant.vouched("SN-10") as line:
@@ -470,6 +485,7 @@ async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> 
         "error": "event-out-of-order",
         "detail": "SN-10 is new: only a block can be taken away",
     }
+    assert await invoke("device", "list", "--state", "blocked", *at) == []
     assert await invoke("device", "list", "--state", "held", *at) == []
     none = await asyncio.to_thread(lambda: run("device", "list", "--state", "held", *at).stdout)
     assert none == "no device is held\n"

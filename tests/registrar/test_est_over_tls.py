@@ -444,6 +444,21 @@ async def test_a_blocked_device_does_not_renew(plant: Plant) -> None:
         assert (response.status, reason_of(response)) == (406, "device-blocked")
 
 
+async def test_a_device_in_use_does_not_renew_while_it_is_blocked_and_gets_no_est_by_its_idevid_then_or_later(
+    plant: Plant,
+) -> None:
+    async with plant.vouched() as first:
+        ldevid = await first.enrolled()
+        async with plant.connect(ldevid) as line:
+            await line.enroll_status(success=True)
+            for event, status, told in ((Event.BLOCK, 406, "device-blocked"), (Event.UNBLOCK, 200, "already-enrolled")):
+                device = await plant.device(first.serial)
+                await plant.store.advance(device, Change(events=(event,), notes=(), now=plant.clock()))
+                assert (await line.enroll(renewal_of(ldevid, ldevid.key), "simplereenroll")).status == status
+                assert reason_of(await first.enroll(csr_with())) == told
+        assert (await plant.device(first.serial)).state is State.OPERATIONAL
+
+
 async def test_a_device_that_was_reset_starts_over(plant: Plant) -> None:
     async with plant.vouched() as line:
         ldevid = await line.enrolled()

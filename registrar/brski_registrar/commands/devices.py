@@ -53,12 +53,12 @@ def list_devices(
 
     async def work() -> list[Device]:
         async with desk(config) as at:
-            return [device for device in await at.store.devices() if state in (None, device.state)]
+            return [device for device in await at.store.devices() if state in (None, device.state, device.state.told)]
 
     found = cli.run_async(work())
     empty = "no device has asked yet" if state is None else f"no device is {state}"
     columns = ("serial number", "manufacturer", "state", "changed", "reason")
-    rows = [(each.serial_number, each.manufacturer, each.state, each.changed_at, each.reason) for each in found]
+    rows = [(each.serial_number, each.manufacturer, each.state.told, each.changed_at, each.reason) for each in found]
     cli.answer(
         [_device_facts(each) for each in found],
         as_json,
@@ -157,7 +157,7 @@ def block_device(
 def unblock_device(
     serial: Serial, config: Config = DEFAULT_CONFIG, manufacturer: Maker = None, as_json: cli.Json = False
 ) -> None:
-    """Let a blocked device ask again."""
+    """Take a block away: what was operational is so again, any other device may ask again."""
 
     async def work() -> Device:
         async with desk(config) as at:
@@ -270,7 +270,9 @@ def revoke_certificate(
 
 def _done(device: Device, words: str, as_json: bool) -> None:
     cli.answer(
-        _device_facts(device), as_json, lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state}")
+        _device_facts(device),
+        as_json,
+        lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state.told}"),
     )
 
 
@@ -316,7 +318,7 @@ def _device_facts(device: Device) -> dict[str, Any]:
         "id": device.id,
         "serial_number": device.serial_number,
         "manufacturer": device.manufacturer,
-        "state": device.state,
+        "state": device.state.told,
         "reason": device.reason,
         "address": device.address,
         "masa": device.masa,
