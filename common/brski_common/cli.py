@@ -2,7 +2,8 @@
 
 The laws of this file:
 
-1. Whatever a user can cause is one line on standard error, and exit 1; wrong usage is exit 2; never a traceback.
+1. Whatever a user can cause is one line on standard error, and exit 1; wrong usage is exit 2, Ctrl-C exit 130, as a
+   shell has it; never a traceback.
 2. Standard output holds the answer and nothing else. With `--json` that is one JSON value, for a failure
    `{"error": slug, "detail": …}`.
 3. Texts that came from a device are shown without what could steer a terminal.
@@ -25,6 +26,7 @@ from brski_common.telemetry import printable
 
 T = TypeVar("T")
 
+INTERRUPTED: Final = 130  # 128 and the number of SIGINT
 MAX_INPUT_BYTES: Final = 16 * 1024 * 1024
 MAX_CELL_CHARACTERS: Final = 400
 PIPE_WIDTH: Final = 240  # columns of a table that goes into a file or a pipe
@@ -37,13 +39,13 @@ class Group(TyperGroup):
     """A group of commands that tells errors as law 1 says."""
 
     def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 -- typer carries its own copy of click, whose types it hides
-        """Run the command; a BrskiError, an OSError or Ctrl-C becomes a line and exit 1."""
+        """Run the command; a BrskiError or an OSError becomes a line and exit 1, Ctrl-C a line and exit 130."""
         try:
             return super().invoke(ctx)
         except BrskiError as error:
             raise _failed(ctx, error.reason, error.detail) from error
         except KeyboardInterrupt as error:
-            raise _failed(ctx, "interrupted", "") from error
+            raise _failed(ctx, "interrupted", "", INTERRUPTED) from error
         except BrokenPipeError:
             raise
         except (OSError, sqlite3.Error) as error:
@@ -52,9 +54,9 @@ class Group(TyperGroup):
             raise _failed(ctx, "input-output-error", f"{file}: {words}" if file else words) from error
 
 
-def application(purpose: str) -> typer.Typer:
-    """A command, or a group of verbs, with one line about its purpose."""
-    return typer.Typer(
+def application(purpose: str, *, distribution: str | None = None) -> typer.Typer:
+    """A group of verbs, with one line about its purpose; of a whole program, named by its distribution."""
+    app = typer.Typer(
         cls=Group,
         help=purpose,
         no_args_is_help=True,
@@ -62,6 +64,13 @@ def application(purpose: str) -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode="markdown",
     )
+    if distribution is not None:
+
+        @app.callback()
+        def program(_version: Annotated[bool, version_option(distribution)] = False) -> None:
+            """A program has options of its own."""
+
+    return app
 
 
 def version_option(distribution: str) -> Any:  # noqa: ANN401 -- so typer declares its options
@@ -202,13 +211,13 @@ def run_async(work: Awaitable[T]) -> T:
     return asyncio.run(main())
 
 
-def _failed(ctx: typer.Context, reason: str, detail: str) -> typer.Exit:
+def _failed(ctx: typer.Context, reason: str, detail: str, code: int = 1) -> typer.Exit:
     program = ctx.find_root().info_name
     line = printable(f"{reason}: {detail}" if detail else reason, 10 * MAX_CELL_CHARACTERS)
     say(f"{program}: {line}")
     if ctx.meta.get(_JSON_WANTED):
         emit({"error": reason, "detail": detail})
-    return typer.Exit(1)
+    return typer.Exit(code)
 
 
 def _as_json(value: object) -> object:

@@ -1,4 +1,4 @@
-"""The command `brski`: exit 0 done, 1 refused or failed with one line why, 2 wrong usage.
+"""The command `brski`: exit 0 done, 1 refused or failed with one line why, 2 wrong usage, 130 interrupted.
 
 Nothing is imported before Ctrl-C has its answer, because the imports take a second.
 """

@@ -1,6 +1,7 @@
 """The verbs of `brski`: demo, bench, inspect. An adapter: it reads options and prints what others decide."""
 
 import json
+import signal
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,20 +16,9 @@ from brski_common.certificates import load_pem
 from brski_common.encoding import decode_time
 from brski_common.errors import BrskiError, Malformed
 from brski_common.paths import Anchors
+from brski_interop import interruption
 
-app = typer.Typer(
-    name="brski",
-    help="Where the BRSKI roles meet: demo, bench and inspect.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-
-
-@app.callback()
-def brski(_version: Annotated[bool, cli.version_option("brski-interop")] = False) -> None:
-    """Where the BRSKI roles meet: demo, bench and inspect."""
+app = cli.application("Where the BRSKI roles meet: demo, bench and inspect.", distribution="brski-interop")
 
 
 @app.command(epilog="Example: `brski inspect voucher.vcj --anchor masa.pem --at 2026-11-21T12:00:00Z`")
@@ -51,7 +41,7 @@ def inspect(
         now = decode_time(at) if at else datetime.now(UTC)
         report = inspection.inspect(data, inspection.Check(_anchors(anchor or []), now))
     except BrskiError as error:
-        raise _failure(str(error), as_json) from error
+        raise _unreadable(error, as_json) from error
     if as_json:
         sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
     else:
@@ -69,22 +59,16 @@ def demo(
     serve: Annotated[
         bool, typer.Option("--serve", help="Onboard nobody: serve until stopped, see DIR/demo.json.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Onboard pledges at a registrar, a join proxy and a MASA, all of them processes on this machine's loopback."""
     from brski_interop import demo_command  # noqa: PLC0415 - `inspect` does not pay for it
 
     if serve and folder is None:
         raise typer.BadParameter("--serve needs --dir, where demo.json is written")
-    try:
-        status = (
-            demo_command.serve(folder, pledges)
-            if serve and folder
-            else demo_command.run(folder, pledges, as_json=as_json)
-        )
-    except BrskiError as error:
-        raise _failure(str(error), as_json) from error
-    raise typer.Exit(status)
+    if serve and folder:
+        raise typer.Exit(demo_command.serve(folder, pledges))
+    raise typer.Exit(demo_command.run(folder, pledges, as_json=as_json))
 
 
 @app.command(epilog="Example: `brski bench --onboardings 500 --concurrency 8`")
@@ -92,19 +76,16 @@ def bench(
     onboardings: Annotated[int, typer.Option(min=1, max=100_000, help="How many onboardings to measure.")] = 500,
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="How many at a time.")] = 8,
     floor: Annotated[bool, typer.Option("--floor", help="Show what the floor is made of.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on standard output.")] = False,
+    as_json: cli.Json = False,
 ) -> None:
     """Measure whole onboardings, and in the same run the cryptography and commits they cannot do without."""
     from brski_interop import bench as measuring  # noqa: PLC0415 - `inspect` does not pay for it
     from brski_interop.bench_view import show  # noqa: PLC0415 - likewise
     from brski_interop.processes import run_until_told  # noqa: PLC0415 - likewise
 
-    try:
-        outcome = run_until_told(measuring.run(onboardings, concurrency))
-    except BrskiError as error:
-        raise _failure(str(error), as_json) from error
-    if outcome is None:
-        raise _failure("interrupted before the end", as_json)
+    outcome = run_until_told(measuring.run(onboardings, concurrency))
+    if isinstance(outcome, signal.Signals):
+        raise typer.Exit(interruption.stopped(outcome, "before the end", as_json=as_json))
     if as_json:
         sys.stdout.write(json.dumps(outcome.as_json(), indent=2) + "\n")
     else:
@@ -125,8 +106,9 @@ def _certificates(path: Path) -> tuple[x509.Certificate, ...]:
         raise Malformed(error.reason, f"{path}: {error.detail}") from error
 
 
-def _failure(text: str, as_json: bool) -> typer.Exit:
-    sys.stderr.write(f"brski: {text}\n")
+def _unreadable(error: BrskiError, as_json: bool) -> typer.Exit:
+    """The object has one member only here: it was given away so."""
+    sys.stderr.write(f"brski: {error}\n")
     if as_json:
-        sys.stdout.write(json.dumps({"error": text}) + "\n")
+        sys.stdout.write(json.dumps({"error": str(error)}) + "\n")
     return typer.Exit(1)

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,7 +21,6 @@ from brski_interop.staging import Stage
 
 MARK: Final = ".brski-demo"  # says that what else is in a folder was made by a demo, and may be made anew
 MADE: Final = ("masa", "registrar", "pledges", "logs", "demo.json")
-INTERRUPTED: Final = "interrupted before every pledge was operational"
 
 
 def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
@@ -28,8 +28,8 @@ def run(folder: Path | None, pledges: int, *, as_json: bool) -> int:
     console = Console(stderr=as_json, highlight=False)
     with interruption.orderly(), _stage_folder(folder) as place:
         report = run_until_told(_demo(place, pledges, console))
-        if report is None:
-            return _interrupted(as_json)
+        if isinstance(report, signal.Signals):
+            return interruption.stopped(report, "before every pledge was operational", as_json=as_json)
         if as_json:
             sys.stdout.write(json.dumps(report.as_json(), indent=2) + "\n")
         else:
@@ -45,13 +45,6 @@ def serve(folder: Path, pledges: int) -> int:
     with interruption.orderly(), _stage_folder(folder) as place:
         run_until_told(_serve(place, pledges))
     return 0
-
-
-def _interrupted(as_json: bool) -> int:
-    sys.stderr.write(f"brski: {INTERRUPTED}\n")
-    if as_json:
-        sys.stdout.write(json.dumps({"error": INTERRUPTED}) + "\n")
-    return 1
 
 
 async def _demo(folder: Path, pledges: int, console: Console) -> Report:

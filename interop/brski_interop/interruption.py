@@ -1,4 +1,4 @@
-"""Ctrl-C at any moment is one line and exit 1.
+"""Ctrl-C at any moment is one line and exit 130, as a shell has it.
 
 The laws of this file:
 
@@ -15,8 +15,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+CODE = 128 + signal.SIGINT
 LINE = b"brski: interrupted\n"
-OBJECT = b'{"error": "interrupted"}\n'
+OBJECT = b'{"error": "interrupted", "detail": "%s"}\n'
 
 
 def end_at_once() -> None:
@@ -34,17 +35,25 @@ def orderly() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+def stopped(number: signal.Signals, when: str, *, as_json: bool) -> int:
+    """Say that work was stopped by a signal; the exit code: only Ctrl-C has one of its own, the others are failures."""
+    sys.stderr.write(f"brski: interrupted: {when}\n")
+    if as_json:
+        sys.stdout.write((OBJECT % when.encode()).decode())
+    return CODE if number is signal.SIGINT else 1
+
+
 def _end(_number: int, _frame: object) -> None:
     _tell()
-    os._exit(1)
+    os._exit(CODE)
 
 
 def _leave(_number: int, _frame: object) -> None:
     _tell()
-    raise SystemExit(1)
+    raise SystemExit(CODE)
 
 
 def _tell() -> None:
     os.write(2, LINE)
     if "--json" in sys.argv:
-        os.write(1, OBJECT)
+        os.write(1, OBJECT % b"")

@@ -182,18 +182,26 @@ async def together(works: Iterable[Coroutine[object, object, Result]]) -> list[R
     return [task.result() for task in tasks]
 
 
-async def until_told_to_stop(work: Coroutine[object, object, Result]) -> Result | None:
-    """Do the work; SIGINT, SIGTERM or SIGHUP cancel it, and then the result is None."""
-    task = asyncio.ensure_future(work)
+async def until_told_to_stop(work: Coroutine[object, object, Result]) -> Result | signal.Signals:
+    """Do the work; SIGINT, SIGTERM or SIGHUP cancel it, and then the signal is the result."""
+    task, told = asyncio.ensure_future(work), list[signal.Signals]()
     loop = asyncio.get_running_loop()
+
+    def stop(number: signal.Signals) -> None:
+        told.append(number)
+        task.cancel()
+
     for number in STOP_SIGNALS:
-        loop.add_signal_handler(number, task.cancel)
-    with suppress(asyncio.CancelledError):
+        loop.add_signal_handler(number, stop, number)
+    try:
         return await task
-    return None
+    except asyncio.CancelledError:
+        if not told:
+            raise
+        return told[0]
 
 
-def run_until_told(work: Coroutine[object, object, Result]) -> Result | None:
+def run_until_told(work: Coroutine[object, object, Result]) -> Result | signal.Signals:
     """The same with a loop of its own, which leaves Ctrl-C as it was (asyncio would leave KeyboardInterrupt)."""
     with interruption.orderly():
         return asyncio.run(until_told_to_stop(work))

@@ -1,4 +1,4 @@
-"""The command `brski-masa`: exit 0 done, 1 refused or failed with one line why, 2 wrong usage.
+"""The command `brski-masa`: exit 0 done, 1 refused or failed with one line why, 2 wrong usage, 130 interrupted.
 
 `serve` takes a short way, so that a running service holds neither typer nor rich nor Alembic. Nothing is imported
 before Ctrl-C has its answer, because the imports take a while. As long as they do, the process ends at once: an
@@ -11,6 +11,7 @@ import sys
 from types import FrameType
 from typing import Final, NoReturn
 
+INTERRUPTED_CODE: Final = 130  # as a shell has it: 128 and the number of SIGINT
 INTERRUPTED: Final = "brski-masa: interrupted\n"
 INTERRUPTED_OBJECT: Final = '{"error": "interrupted", "detail": ""}\n'
 
@@ -26,14 +27,14 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write(INTERRUPTED)
         if "--json" in given:
             sys.stdout.write(INTERRUPTED_OBJECT)
-        return 1
+        return INTERRUPTED_CODE
 
 
 def _end_at_once(_number: int, _frame: FrameType | None) -> NoReturn:
     os.write(2, INTERRUPTED.encode())
     if "--json" in sys.argv:
         os.write(1, INTERRUPTED_OBJECT.encode())
-    os._exit(1)
+    os._exit(INTERRUPTED_CODE)
 
 
 def _end_in_order() -> None:

@@ -53,12 +53,12 @@ class Plan:
 
 
 def found(plan: Plan, now: datetime) -> Settings:
-    """Make everything; raises Misconfigured `already-initialized`, `folder-not-writable`."""
+    """Make everything; raises Misconfigured `already-there`, `folder-not-writable`."""
     check_masa_url(plan.masa_url)
     if plan.folder.exists() and not plan.folder.is_dir():
         raise Misconfigured("folder-not-writable", f"{plan.folder} is a file; name a new folder")
     if (plan.folder / SETTINGS_FILE).exists():
-        raise Misconfigured("already-initialized", f"{plan.folder / SETTINGS_FILE} is there; choose another folder")
+        raise Misconfigured("already-there", f"{plan.folder / SETTINGS_FILE} is there; choose another folder")
     try:
         (plan.folder / "anchors").mkdir(parents=True, exist_ok=True)
         (plan.folder / "keys").mkdir(mode=0o700, exist_ok=True)

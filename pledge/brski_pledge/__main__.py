@@ -3,6 +3,9 @@
 import sys
 from collections.abc import Sequence
 
+INTERRUPTED = 130  # as a shell has it: 128 and the number of SIGINT
+INTERRUPTED_OBJECT = '{"error": "interrupted", "state": "failed", "reason": "interrupted", "detail": ""}'
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
@@ -12,7 +15,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return command.run(arguments)
     except KeyboardInterrupt:
         print("brski-pledge: interrupted", file=sys.stderr)
-        return 130
+        if "--json" in (sys.argv if arguments is None else arguments):
+            print(INTERRUPTED_OBJECT)
+        return INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -45,6 +45,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=_EXAMPLES["onboard"],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_TellVersion, nargs=0, help="show the version, and exit")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for name, (help_text, add) in _VERBS.items():
         command = commands.add_parser(
@@ -56,6 +57,18 @@ def make_parser() -> argparse.ArgumentParser:
         add(command)
         command.set_defaults(complain=command.error)
     return parser
+
+
+class _TellVersion(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib import metadata  # noqa: PLC0415 -- nothing else asks for it
+
+        try:
+            version = metadata.version(parser.prog)
+        except metadata.PackageNotFoundError:  # a device may carry the code without what pip writes beside it
+            version = "of no known version: it is not installed as a distribution"
+        print(parser.prog, version)
+        parser.exit()
 
 
 def _add_nothing(_: argparse.ArgumentParser) -> None:

@@ -1,8 +1,9 @@
 """`brski-pledge`: onboard, status, renew and reset from a command line.
 
 Only arguments, files and words live here. Standard output holds the result, as text or with --json
-as one object; events and warnings go to standard error as they happen. Exit code 0: done, 1: refused or
-failed, 2: wrong usage, 130: interrupted from the keyboard.
+as one object, which of a failure has `error`, the slug, and `detail` as those of the other programs do; events and
+warnings go to standard error as they happen. Exit code 0: done, 1: refused or failed, 2: wrong usage, 130: interrupted
+from the keyboard.
 """
 
 import argparse
@@ -37,16 +38,21 @@ FAILURES, INTERRUPTED = frozenset(("failed", "refused")), 130
 _REGISTRAR_KNOWS = (
     "the registrar's operator sees why with `brski-registrar device show {serial}` or `… device knocking`"
 )
+_REGISTRAR_LOGS = "the registrar's log says why; if `est_label` is set, it has to be a label that is served there"
 ADVICE = {
     "no-registrar-found": "check the link, or name one with --registrar HOST:PORT",
     "state-damaged": "erase it with `brski-pledge reset`",
     "fingerprint-mismatch": "if that is what the server's operator reads out to you, give it with --fingerprint",
     "not-enrolled": "run `brski-pledge onboard` first",
     "peer-unreachable": "is it running, and is that its address and port?",
+    "state-unsafe": "if another may have had its key, `brski-pledge reset` and onboard anew",
     "state-unusable": "the state needs a folder that can be written, with 16 KiB to spare",
+    "state-missing": "is this the folder? If it is, `brski-pledge onboard` makes it",
     "state-unknown": "is this the folder? If it is, `brski-pledge reset --force` erases them",
     "voucher-request-refused": _REGISTRAR_KNOWS,
     "enrollment-refused": _REGISTRAR_KNOWS,
+    "cacerts-refused": _REGISTRAR_LOGS,
+    "csrattrs-refused": _REGISTRAR_LOGS,
     "voucher-signer-unknown": "give those of this device's maker with --voucher-anchors",
 }
 
@@ -128,6 +134,9 @@ def _renew(options: argparse.Namespace) -> dict[str, Any]:
 def _status(options: argparse.Namespace) -> dict[str, Any]:
     folder = Folder(_state(options))
     enrollment = folder.load()
+    if enrollment is None and not folder.path.exists():
+        # A wrong path must not pass for a device that nobody onboarded.
+        raise Misconfigured("state-missing", f"{folder.path}: there is no such folder")
     if enrollment is None:
         return {"state": "factory"}
     return {"state": "operational", **_describe(enrollment), **_exposed(folder.path / IDENTITY)}
@@ -254,11 +263,12 @@ def _describe(enrollment: Enrollment) -> dict[str, Any]:
 
 
 def _show(result: dict[str, Any], *, as_json: bool) -> None:
+    failed = result["state"] in FAILURES
     if as_json:
-        print(json.dumps(result))
+        print(json.dumps({"error": result["reason"], **result} if failed else result))
     if "warning" in result:
         print(f"brski-pledge: warning: {result['warning']}", file=sys.stderr)
-    if result["state"] in FAILURES:
+    if failed:
         advice = ADVICE.get(result["reason"], "").format(serial=result.get("serial-number", "SERIAL"))
         words = [result["reason"], result["detail"], advice]
         print("brski-pledge: " + ": ".join(word for word in words if word), file=sys.stderr)

@@ -5,10 +5,15 @@ The laws of this file:
 1. Files and folders are made for their owner alone.
 2. What is not said to be durable is so after `sync`.
 3. An error is an OSError that names the path.
+4. Nothing waits for another process: a pipe under the name of a file is an error, as a device is.
+5. A secret is taken only from a file that nobody but its owner could have written, and that not everybody can read.
+   Its group may read it: a plant's web server, or the pledge itself where root keeps the file.
 """
 
+import errno
 import math
 import os
+import stat
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +21,12 @@ from types import TracebackType
 
 SECRET, PRIVATE_FOLDER = 0o600, 0o700
 MAX_FILE_BYTES = 2 * 1024 * 1024
+FOREIGN_WRITE, EVERYBODY_READS = stat.S_IWGRP | stat.S_IWOTH, stat.S_IROTH
+ROOT_USER = 0
+
+
+class UnsafeFileError(OSError):
+    """What is there cannot be trusted to be what was written; `strerror` says why, and what to do."""
 
 
 class Disk:
@@ -32,8 +43,23 @@ class Disk:
 
     def read(self, path: Path) -> bytes:
         """A whole file; raises OSError."""
-        with open(path, "rb") as file:  # noqa: PTH123 -- Path.open is the same in more calls
-            return file.read(MAX_FILE_BYTES)
+        with _Opened(path, os.O_RDONLY) as descriptor:
+            _refuse_no_file(os.fstat(descriptor))
+            return _read_all(descriptor)
+
+    def read_secret(self, path: Path) -> bytes:
+        """A whole file that holds a secret; raises OSError, which is an UnsafeFileError where law 5 forbids it."""
+        try:
+            with _Opened(path, os.O_RDONLY | os.O_NOFOLLOW) as descriptor:
+                status = os.fstat(descriptor)
+                _refuse_no_file(status)
+                refuse_unsafe(status, os.geteuid())
+                return _read_all(descriptor)
+        except OSError as error:
+            if error.errno == errno.ELOOP and path.is_symlink():
+                # What is written replaces the link, so the secret would move to where nobody wanted it.
+                raise UnsafeFileError(error.errno, "it is a link; link the folder instead", str(path)) from error
+            raise
 
     def make_folder(self, path: Path) -> None:
         """Make a folder that only its owner may enter, unless it is there; parents that are made too are durable."""
@@ -70,7 +96,7 @@ class Disk:
     def replace(self, source: Path, target: Path) -> None:
         """Rename over `target`, durably; only then what `target` was is overwritten with zeros."""
         try:
-            old = os.open(target, os.O_WRONLY)
+            old = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
         except FileNotFoundError:
             self.rename(source, target)
             self.sync(target.parent)
@@ -83,7 +109,9 @@ class Disk:
             os.close(old)
 
     def blank(self, path: Path) -> None:
-        """Overwrite a file with zeros, durably."""
+        """Overwrite a file with zeros, durably; nothing happens to what is none, nor to what a link leads to."""
+        if not stat.S_ISREG(path.lstat().st_mode):
+            return
         with _Opened(path, os.O_WRONLY) as descriptor:
             _blank(descriptor)
 
@@ -99,7 +127,7 @@ class _Opened:
     __slots__ = ("_descriptor", "_path")
 
     def __init__(self, path: Path, flags: int) -> None:
-        self._path, self._descriptor = path, os.open(path, flags, SECRET)
+        self._path, self._descriptor = path, os.open(path, flags | os.O_NONBLOCK, SECRET)
 
     def __enter__(self) -> int:
         return self._descriptor
@@ -110,6 +138,30 @@ class _Opened:
         os.close(self._descriptor)
         if isinstance(error, OSError):
             error.filename = error.filename or str(self._path)
+
+
+def refuse_unsafe(status: os.stat_result, user: int) -> None:
+    """Raise UnsafeFileError if a secret that `user` is to take may be another's."""
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in {user, ROOT_USER}:
+        whose = f"it belongs to user {status.st_uid}, and this runs as user {user}; run it as that one, or use chown"
+        raise UnsafeFileError(errno.EPERM, whose)
+    if mode & FOREIGN_WRITE:
+        raise UnsafeFileError(errno.EPERM, f"others than its owner may write to it (mode {mode:04o}); use chmod 600")
+    if mode & EVERYBODY_READS:
+        raise UnsafeFileError(errno.EPERM, f"everybody may read the key in it (mode {mode:04o}); use chmod 600")
+
+
+def _refuse_no_file(status: os.stat_result) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    if not stat.S_ISREG(status.st_mode):
+        raise UnsafeFileError(errno.EINVAL, "it is a pipe, device or socket, not a file; remove it")
+
+
+def _read_all(descriptor: int) -> bytes:
+    with open(descriptor, "rb", closefd=False) as file:
+        return file.read(MAX_FILE_BYTES)
 
 
 def _blank(descriptor: int) -> None:

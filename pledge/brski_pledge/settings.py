@@ -59,9 +59,14 @@ class PledgeSettings:
     @property
     def offers(self) -> tuple[Offer, ...]:
         """The configured offers, the cloud last."""
-        cloud = self.cloud_registrar
         local = tuple(parse_offer(text) for text in self.registrars)
-        return local if cloud is None else (*local, parse_offer(cloud, Source.CLOUD, port=CLOUD_PORT))
+        return local if self.cloud_offer is None else (*local, self.cloud_offer)
+
+    @property
+    def cloud_offer(self) -> Offer | None:
+        """`cloud_registrar` as an offer."""
+        cloud = self.cloud_registrar
+        return None if cloud is None else parse_offer(cloud, Source.CLOUD, port=CLOUD_PORT)
 
     @property
     def renewal_offer(self) -> Offer | None:
@@ -93,8 +98,10 @@ def _check(settings: PledgeSettings) -> None:
 
 
 def _check_addresses(settings: PledgeSettings) -> None:
-    name = "registrars"
+    name = "cloud_registrar"
     try:
+        _ = settings.cloud_offer
+        name = "registrars"
         _ = settings.offers
         name = "renewal_registrar"
         _ = settings.renewal_offer

@@ -40,7 +40,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from brski_common import strictjson
 from brski_common.certificates import Credential, PrivateKey, load_certificate, public_key_info, spki, to_der, to_pem
 from brski_common.errors import BrskiError, Misconfigured
-from brski_pledge.disk import Disk
+from brski_pledge.disk import Disk, UnsafeFileError
 
 IDENTITY = "identity.pem"
 NEW, OLD = "identity.new", "identity.old"  # what is being written, what a reset has yet to overwrite
@@ -97,15 +97,17 @@ class Folder:
         """What is kept, None in the factory state; raises Misconfigured if what is kept cannot be read.
 
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
-        device (RFC 8995, 5). Nor is one that the disk does not give.
+        device (RFC 8995, 5). Nor is one that the disk does not give, or that another may have put there.
         """
         where = self._identity
         try:
-            return _read(self._disk.read(where), self.path)
+            return _read(self._disk.read_secret(where), self.path)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
             raise Misconfigured("state-unusable", f"{self.path}: this has to be a folder") from error
+        except UnsafeFileError as error:
+            raise Misconfigured("state-unsafe", f"{where}: {error.strerror}") from error
         except OSError as error:
             raise Misconfigured("state-unreadable", f"{where}: {error.strerror}") from error
         except (BrskiError, ValueError, LookupError, TypeError, UnsupportedAlgorithm) as error:

@@ -1,4 +1,4 @@
-"""The `brski-registrar` command: exit 0 done, 1 refused or failed with one line why, 2 wrong usage.
+"""The `brski-registrar` command: exit 0 done, 1 refused or failed with one line why, 2 wrong usage, 130 interrupted.
 
 `serve` takes a short way, so that a running registrar holds neither typer nor rich nor the other verbs.
 """
@@ -16,10 +16,14 @@ INTERRUPTED: Final = 130  # as a shell has it: 128 and the number of SIGINT
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run one command, and exit; an interruption, be it in the midst of an import, is no traceback but 130."""
+    """Run one command, and exit; an interruption, be it in the midst of an import, is a line and 130."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        _run(list(sys.argv[1:] if arguments is None else arguments))
+        _run(given)
     except KeyboardInterrupt:
+        print("brski-registrar: interrupted", file=sys.stderr)
+        if "--json" in given:
+            print(json.dumps({"error": "interrupted", "detail": ""}))
         sys.exit(INTERRUPTED)
 
 

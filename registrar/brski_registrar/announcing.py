@@ -3,17 +3,17 @@
 It offers TCP only, so nothing else is announced, and a proxy has nothing else to offer (RFC 8995, 4.1.1 and 4.3).
 """
 
-import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
+from brski_common import logs
 from brski_common.errors import Misconfigured
 from brski_registrar.discovery import PROXY_SERVICE, REGISTRAR_SERVICE, Announcement, addresses_of, announced
 from brski_registrar.flooding import flooded, registrar_messages
 from brski_registrar.settings import Discovery
 
-log = logging.getLogger("brski.registrar.discovery")
+log = logs.logger("registrar.discovery")
 
 
 @asynccontextmanager
@@ -35,8 +35,8 @@ async def announce(settings: Discovery, port: int) -> AsyncIterator[None]:
 
 
 def _tell(how: str, settings: Discovery) -> None:
-    what = "registrar and proxy" if settings.proxy else "registrar"
-    log.info("announcing the %s by %s on %s", what, how, ", ".join(settings.interfaces))
+    what = ("registrar", "proxy") if settings.proxy else ("registrar",)
+    log.info("announcing", by=how, what=what, interfaces=settings.interfaces)
 
 
 def announcements(settings: Discovery, port: int) -> tuple[Announcement, ...]:

@@ -89,6 +89,7 @@ _CLOSED: Final = {
     State.FAILED: "voucher-rejected-by-pledge",
     State.DENIED: "audit-log-refused",
     State.BLOCKED: "device-blocked",
+    State.SUSPENDED: "device-blocked",
     State.OPERATIONAL: "already-enrolled",
 }
 

@@ -26,7 +26,7 @@ from brski_registrar import enrolling, lifecycle, serverkeys
 from brski_registrar.ca import CertificateAuthority
 from brski_registrar.delegates import Delegates
 from brski_registrar.identity import Pledge
-from brski_registrar.lifecycle import Event, State
+from brski_registrar.lifecycle import SHUT, Event, State
 from brski_registrar.policy_store import Policy
 from brski_registrar.quotas import Quota
 from brski_registrar.recent import Recent
@@ -38,7 +38,6 @@ LOG_RETRY_SECONDS: Final = 10.0
 CERTIFICATES_AT_ONCE: Final = 8
 CERTIFICATE_SECONDS: Final = 300.0
 DEFAULT_LABEL: Final = ""
-_SHUT: Final = frozenset({State.BLOCKED, State.DENIED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +194,8 @@ class EstService:
         profile = enrolling.delegated(csr, policy.domain, now)
         serial = str(profile.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)[0].value)
         for device in await self._store.find(serial):
-            if device.state in _SHUT:
-                raise Refused(f"device-{device.state}", device.reason)
+            if device.state in SHUT:
+                raise Refused(f"device-{device.state.told}", device.reason)
         certificate = await authority.issue(csr, profile)
         detail = f"serial {certificate.serial_number:x} for {common_name(peer.certificate)}"
         await self._store.note_of(serial, Note("certificate-delegated", "", detail), address_of(peer), now)
@@ -289,8 +288,8 @@ class EstService:
         check_dates(peer.certificate, self._registrar.clock())
         if issued.revoked_at is not None:
             raise Refused("certificate-revoked", f"on {issued.revoked_at.isoformat()}")
-        if device.state in _SHUT:
-            raise Refused(f"device-{device.state}", device.reason)
+        if device.state in SHUT:
+            raise Refused(f"device-{device.state.told}", device.reason)
         return peer.certificate, device
 
     def _authority(self, label: str) -> CertificateAuthority:
@@ -343,7 +342,9 @@ class EstService:
             return
         change = Change(
             events=(event,) if event is not None and counts else (),
-            notes=notes if counts or event is None else (*notes, Note("enroll-status", "out-of-order", device.state)),
+            notes=notes
+            if counts or event is None
+            else (*notes, Note("enroll-status", "out-of-order", device.state.told)),
             now=self._registrar.clock(),
             reason="" if counts else device.reason,
             address=address_of(peer),

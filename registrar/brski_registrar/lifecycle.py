@@ -7,7 +7,9 @@ The laws of this file:
    for a voucher anew (RFC 8995, 5.7), and a report of success after one of failure changes nothing.
 3. EST is open in the states of `EST_OPEN` only, and none of them is reached but by way of the MASA's audit log
    (RFC 8995, 5.8.3) or of an operator who overrules it.
-4. BLOCKED is left by the operator alone.
+4. A block is taken away by the operator alone, and that opens nothing: the device is NEW, whatever it was, and comes in
+   by a voucher and a verdict like any other. Only what was OPERATIONAL is so again (SUSPENDED remembers it): it has its
+   certificate, and EST by its IDevID is as shut there as before it asks anew.
 
 The diagram in the documents is drawn from the table (`diagram`).
 """
@@ -37,6 +39,12 @@ class State(StrEnum):
     UNENROLLED = "unenrolled"  # it reported that it could not use the certificate, or got none
     OPERATIONAL = "operational"  # it came back with its new certificate
     BLOCKED = "blocked"  # shut out by the operator
+    SUSPENDED = "suspended"  # the same, while it was operational
+
+    @property
+    def told(self) -> "State":
+        """The state as people and peers are told it: one that is blocked is blocked, whatever it was."""
+        return State.BLOCKED if self is State.SUSPENDED else self
 
 
 class Event(StrEnum):
@@ -67,9 +75,11 @@ EST_OPEN: Final = frozenset({State.APPROVED, State.AWAITING, State.CLEARED, Stat
 LOG_PENDING: Final = frozenset({State.VOUCHERED, State.IMPRINTED})
 
 _DECLARED: Final = tuple(State)
-_REQUESTING: Final = frozenset(State) - {State.BLOCKED}
+BLOCKED: Final = frozenset({State.BLOCKED, State.SUSPENDED})
+_REQUESTING: Final = frozenset(State) - BLOCKED
 _RENEWING: Final = frozenset({State.ENROLLED, State.OPERATIONAL})
-_SHUT: Final = frozenset({State.DENIED, State.BLOCKED})
+_REMEMBERED: Final = frozenset({State.OPERATIONAL, State.SUSPENDED})  # by a block; a second one forgets nothing
+SHUT: Final = BLOCKED | {State.DENIED}  # states in which no certificate is renewed
 _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
     # A device that was reset asks again, whatever it was before; earlier certificates have a life of their own.
     (_REQUESTING, Event.HOLD, State.HELD),
@@ -98,9 +108,11 @@ _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
     ((State.ENROLLED, State.OPERATIONAL), Event.OPERATE, State.OPERATIONAL),
     (_RENEWING, Event.RENEW, State.OPERATIONAL),
     # Asking for a new voucher does not take the certificate in use away.
-    *(((state,), Event.RENEW, state) for state in State if state not in _RENEWING | _SHUT),
-    (frozenset(State), Event.BLOCK, State.BLOCKED),
+    *(((state,), Event.RENEW, state) for state in State if state not in _RENEWING | SHUT),
+    (frozenset(State) - _REMEMBERED, Event.BLOCK, State.BLOCKED),
+    (_REMEMBERED, Event.BLOCK, State.SUSPENDED),
     ((State.BLOCKED,), Event.UNBLOCK, State.NEW),
+    ((State.SUSPENDED,), Event.UNBLOCK, State.OPERATIONAL),
 )
 
 TABLE: Final[Mapping[tuple[State, Event], State]] = {
@@ -116,20 +128,23 @@ def step(state: State, event: Event) -> State:
     after = TABLE.get((state, event))
     if after is not None:
         return after
-    if state is State.BLOCKED:
+    if state in BLOCKED:
         raise Refused("device-blocked", f"{event} while blocked")
     raise Refused("event-out-of-order", f"{event} while {state}")
 
 
 def diagram() -> str:
-    """The table as a Mermaid state diagram; blocking, which is possible everywhere, is drawn once."""
+    """The table as a Mermaid state diagram; what is possible nearly everywhere, as blocking, is drawn once."""
     lines = ["stateDiagram-v2", "    [*] --> new"]
     merged: dict[tuple[State, State], list[str]] = {}
     for (state, event), after in TABLE.items():
-        if event not in {Event.BLOCK, Event.REQUEST, Event.HOLD} and state is not after:
+        everywhere = event in {Event.REQUEST, Event.HOLD} or after is State.BLOCKED
+        if not everywhere and state is not after:
             merged.setdefault((state, after), []).append(event)
     lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in merged.items()]
-    lines += ["    note right of new: request and hold lead from every state but blocked to requested and held"]
-    lines += ["    note right of blocked: block leads here from every state"]
+    lines += [
+        "    note right of new: request and hold lead from every state but blocked and suspended to requested and held"
+    ]
+    lines += ["    note right of blocked: block leads here from every state but operational"]
     lines += ["    new --> held: hold", "    new --> requested: request", "    requested --> blocked: block"]
     return "\n".join(lines) + "\n"

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Final
 
 from brski_common.errors import Refused
+from brski_registrar import lifecycle
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Admission
 from brski_registrar.policy_store import PolicyStore
@@ -33,7 +34,9 @@ async def approve(store: Store, policies: PolicyStore, device: Device, *, by: st
         return await _advance(store, device, (), Note("approved", "admitted", f"by {by}"), now)
     event = _APPROVALS.get(device.state)
     if event is None:
-        raise Refused("nothing-to-approve", f"{device.serial_number} is {device.state}, and does not wait for anybody")
+        raise Refused(
+            "nothing-to-approve", f"{device.serial_number} is {device.state.told}, and does not wait for anybody"
+        )
     return await _advance(store, device, (event,), Note("approved", event, f"by {by}"), now)
 
 
@@ -44,8 +47,11 @@ async def block(store: Store, device: Device, *, reason: str, by: str, now: date
 
 
 async def unblock(store: Store, device: Device, *, by: str, now: datetime) -> Device:
-    """Take the block away; the device has to ask for a voucher anew. Raises Refused if there is no block."""
-    if device.state is not State.BLOCKED:
+    """Take the block away: a device that was operational is so again, any other has to ask for a voucher anew.
+
+    Raises Refused if there is no block.
+    """
+    if device.state not in lifecycle.BLOCKED:
         # The reason that the lifecycle has for it, in words for people.
         raise Refused("event-out-of-order", f"{device.serial_number} is {device.state}: only a block can be taken away")
     return await _advance(store, device, (Event.UNBLOCK,), Note("unblocked", "", f"by {by}"), now)

@@ -6,6 +6,7 @@ command line and the console change them while the registrar runs. Everything is
 """
 
 import ipaddress
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
@@ -16,6 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from brski_common.errors import Misconfigured, NotYet, Refused
 
 ASK_AGAIN_SECONDS: Final = 30.0  # while an operator thinks
+SOURCE_NOT_ALLOWED: Final = "source-not-allowed"
 MAX_DOCUMENT_BYTES: Final = 256 * 1024
 
 _STRICT: Final = ConfigDict(extra="forbid")
@@ -186,11 +188,26 @@ def check_source(policy: DomainPolicy, address: str | None) -> None:
     if not policy.sources:
         return
     try:
-        source = ipaddress.ip_address((address or "").partition("%")[0])
-        # A socket that listens on `::` calls 192.0.2.1 ::ffff:192.0.2.1.
-        source = getattr(source, "ipv4_mapped", None) or source
+        source = _source(address)
         inside = any(source in ipaddress.ip_network(network, strict=False) for network in policy.sources)
     except ValueError:
         inside = False
     if not inside:
-        raise Refused("source-not-allowed", f"{address} is in none of {', '.join(policy.sources)}")
+        raise Refused(SOURCE_NOT_ALLOWED, f"{address} is in none of {', '.join(policy.sources)}")
+
+
+def sources_with(policy: DomainPolicy, address: str) -> tuple[str, ...]:
+    """The networks that would let in what was refused by `check_source`; empty if none would, or none has to."""
+    try:
+        check_source(policy, address)
+    except Refused:
+        with suppress(ValueError):
+            return (*policy.sources, str(ipaddress.ip_network(_source(address))))
+    return ()
+
+
+def _source(address: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    """The address of a peer, without its zone; raises ValueError."""
+    source = ipaddress.ip_address((address or "").partition("%")[0])
+    # A socket that listens on `::` calls 192.0.2.1 ::ffff:192.0.2.1.
+    return getattr(source, "ipv4_mapped", None) or source

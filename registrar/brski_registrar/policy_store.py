@@ -6,7 +6,6 @@ REFRESH_SECONDS, one made through the view at once. An entry of the allow-list t
 is believed as long (`recent`) when the device's audit log is judged.
 """
 
-import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from typing import Any, Final
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
+from brski_common import logs
 from brski_common.database import Database
 from brski_common.errors import BrskiError, Malformed, Misconfigured, Unknown
 from brski_common.prepared import Prepared
@@ -27,7 +27,7 @@ REFRESH_SECONDS: Final = 1.0
 MAX_NAME: Final = 200  # characters
 MAX_LISTED: Final = 10_000  # entries of the allow-list in one listing
 
-log = logging.getLogger("brski.registrar")
+log = logs.logger("registrar")
 
 _MANUFACTURER, _DOMAIN = "manufacturer", "domain"
 
@@ -188,7 +188,8 @@ class PolicyView:
                 self._policy = await self.store.load()
             except Misconfigured as error:
                 # Written past this program's checks. What held before still does, rather than nothing.
-                log.error("the policy stays at revision %s: %s", self._policy.revision, error)  # noqa: TRY400 -- no trace
+                told = {"reason": error.reason, "detail": error.detail}
+                log.error("policy not read", stays_at_revision=self._policy.revision, **told)  # noqa: TRY400 -- no trace
 
 
 def read_admission(connection: Connection, manufacturer: str, serial_number: str) -> Admission | None:

@@ -323,13 +323,6 @@ class RegistrarService:
     ) -> Device:
         """Read the audit log of a device and let the verdict follow `events`."""
         verdict = await self._judge.verdict(policy, device, self.clock())
-        if verdict.event is Event.LOG_REFUSE:
-            log.warning(
-                "audit log refused",
-                serial_number=device.serial_number,
-                manufacturer=device.manufacturer,
-                reason=verdict.reason,
-            )
         events = events if verdict.event is None else (*events, verdict.event)
         return await self._advance(device, events, (*notes, *verdict.notes), verdict.reason, address)
 
@@ -371,7 +364,7 @@ class RegistrarService:
         return await self.store.advance(device, change)
 
     async def _out_of_order(self, device: Device, notes: tuple[Note, ...], address: str) -> None:
-        odd = Note("voucher-status", "out-of-order", f"while {device.state}: nothing changes")
+        odd = Note("voucher-status", "out-of-order", f"while {device.state.told}: nothing changes")
         await self._advance(device, (), (*notes, odd), device.reason, address)
 
 

@@ -55,9 +55,11 @@ class Store:
         """Remember a device that was just written, and tell where it stands now."""
         self._devices.put(_key(device), device)
         if change.events and Event.DECLINE not in change.events:  # that is told with the answer, and who heard it
-            log.info(
-                "device changed",
-                state=str(device.state),
+            is_refused = Event.LOG_REFUSE in change.events
+            tell, event = (log.warning, "audit log refused") if is_refused else (log.info, "device changed")
+            tell(
+                event,
+                state=str(device.state.told),
                 serial_number=device.serial_number,
                 manufacturer=device.manufacturer,
                 events=", ".join(change.events),

@@ -18,7 +18,6 @@ Reasons: `upstream-pending`, `upstream-refused`, `upstream-failed` (no answer, o
 """
 
 import asyncio
-import logging
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from datetime import datetime, timedelta
@@ -28,7 +27,7 @@ from urllib.parse import urlsplit
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from brski_common import csrattrs, est, tls
+from brski_common import csrattrs, est, logs, tls
 from brski_common.certificates import Credential, Peer, load_certificate
 from brski_common.csr import public_key
 from brski_common.csrattrs import CsrAttributes
@@ -52,7 +51,7 @@ DEFAULT_RETRY_AFTER_SECONDS: Final = 60.0  # a CA that lets one wait has a perso
 
 T = TypeVar("T")
 
-log = logging.getLogger("brski.registrar.upstream")
+log = logs.logger("registrar.upstream")
 
 
 class UpstreamAuthority:
@@ -146,8 +145,8 @@ class UpstreamAuthority:
         sent = _certificates(response)
         found = relaying.authorities(sent, self._anchors, self._clock())
         if lost := set(sent) - set(found.certificates):
-            names = ", ".join(sorted(certificate.subject.rfc4514_string() for certificate in lost))
-            log.warning("certificates of the CA that lead to none of its anchors are not handed out: %a", names)
+            # They lead to none of the anchors, so nobody gets them.
+            log.warning("certificates not handed out", ca=self._url, subjects=sorted(map(_subject, lost)))
         return found
 
     async def _fetch_wishes(self) -> Wishes:
@@ -229,6 +228,10 @@ def _issued(response: HttpResponse, csr: x509.CertificateSigningRequest) -> x509
         return est.find_certificate(certificates, public_key(csr))
     except PeerFailed as error:
         raise PeerFailed("upstream-certificate-unfit", error.detail) from error
+
+
+def _subject(certificate: x509.Certificate) -> str:
+    return certificate.subject.rfc4514_string()
 
 
 def _certificates(response: HttpResponse) -> tuple[x509.Certificate, ...]:

@@ -1,5 +1,6 @@
 import signal
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -49,15 +50,25 @@ def test_an_error_is_also_json_where_json_is_asked_for() -> None:
 
 
 @pytest.mark.parametrize(("more", "out"), [([], ""), (["--json"], '{"error": "interrupted", "detail": ""}\n')])
-def test_ctrl_c_is_one_line_and_exit_1(more: list[str], out: str) -> None:
+def test_ctrl_c_is_one_line_and_exit_130(more: list[str], out: str) -> None:
     result = CliRunner().invoke(make_app(), ["verbs", "wait", *more])
-    assert (result.exit_code, result.stdout, result.stderr) == (1, out, "root: interrupted\n")
+    assert (result.exit_code, result.stdout, result.stderr) == (130, out, "root: interrupted\n")
 
 
 def test_a_file_that_is_not_there_is_told_without_a_traceback(tmp_path: Path) -> None:
     result = CliRunner().invoke(make_app(), ["verbs", "stumble", str(tmp_path / "missing")])
     assert result.exit_code == 1
     assert result.stderr == f"root: input-output-error: {tmp_path / 'missing'}: No such file or directory\n"
+
+
+def test_a_program_tells_its_version_and_a_group_of_verbs_has_none() -> None:
+    program, verbs = cli.application("The program.", distribution="brski-common"), cli.application("Verbs.")
+    program.add_typer(verbs, name="verbs")
+    verbs.command()(lambda: None)
+    told = CliRunner().invoke(program, ["--version"])
+    assert (told.exit_code, told.stdout) == (0, f"root {metadata.version('brski-common')}\n")
+    assert CliRunner().invoke(program, ["verbs", "--version"]).exit_code == 2
+    assert "The program." in CliRunner().invoke(program, ["--help"]).stdout
 
 
 def test_wrong_usage_is_exit_2() -> None:

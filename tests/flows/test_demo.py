@@ -120,7 +120,8 @@ def test_a_demo_that_is_interrupted_leaves_nothing(temporary: Path) -> None:
     process.stdout.readline()  # something listens
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=START_SECONDS)
-    assert process.returncode == 1
+    assert process.returncode == 130
+    assert err.splitlines()[-1] == "brski: interrupted: before every pledge was operational"
     assert "Traceback" not in err
     assert is_clean(temporary)
 

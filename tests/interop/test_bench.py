@@ -64,14 +64,15 @@ def test_people_get_a_table_with_the_floor() -> None:
 
 
 @linux_only
-def test_a_bench_that_is_stopped_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 1), (signal.SIGINT, 130)])
+def test_a_bench_that_is_stopped_leaves_nothing(number: signal.Signals, code: int, tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     process = subprocess.Popen([*COMMAND, "--onboardings", "100000"], env=environment, stderr=subprocess.PIPE)
     while not list(tmp_path.glob("brski-bench-*/logs/masa.log")):
         with suppress(subprocess.TimeoutExpired):
             process.wait(0.05)
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(SECONDS) == 1
+    process.send_signal(number)
+    assert process.wait(SECONDS) == code
     assert process.stderr is not None
     assert b"interrupted" in process.stderr.read()
     process.stderr.close()

@@ -26,7 +26,7 @@ SECONDS = 60.0
         (("bench", "--json"), "brski_interop.bench"),
     ],
 )
-def test_ctrl_c_during_the_imports_is_one_line_and_exit_one(arguments: tuple[str, ...], module: str) -> None:
+def test_ctrl_c_during_the_imports_is_one_line_and_exit_130(arguments: tuple[str, ...], module: str) -> None:
     """Python says what it has imported, so that the interrupt comes where it is meant to."""
     command = [sys.executable, "-X", "importtime", "-m", "brski_interop", *arguments]
     pipe = subprocess.PIPE
@@ -38,9 +38,9 @@ def test_ctrl_c_during_the_imports_is_one_line_and_exit_one(arguments: tuple[str
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=SECONDS)
     said = [line for line in err.splitlines() if not line.startswith("import time:")]
-    assert (process.returncode, said) == (1, ["brski: interrupted"])
+    assert (process.returncode, said) == (130, ["brski: interrupted"])
     assert [json.loads(line) for line in out.splitlines()] == (
-        [{"error": "interrupted"}] if "--json" in arguments else []
+        [{"error": "interrupted", "detail": ""}] if "--json" in arguments else []
     )
 
 
@@ -59,12 +59,12 @@ def test_where_there_is_something_to_clean_up_it_is_cleaned_up(
 
     with interruption.orderly(), pytest.raises(SystemExit) as end:
         work()
-    assert (end.value.code, made.exists()) == (1, False)
+    assert (end.value.code, made.exists()) == (130, False)
     assert capfd.readouterr().err == "brski: interrupted\n"
     assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_the_version_is_that_of_the_distribution() -> None:
-    told = CliRunner().invoke(app, ["--version"])
+    told = CliRunner().invoke(app, ["--version"], prog_name="brski")
     assert (told.exit_code, told.stdout) == (0, f"brski {metadata.version('brski-interop')}\n")
     assert CliRunner().invoke(app, ["--versions"]).exit_code == 2

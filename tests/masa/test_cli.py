@@ -61,7 +61,7 @@ def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> No
         assert private.stat().st_mode & 0o777 == 0o600
     assert (tool.folder / "keys").stat().st_mode & 0o077 == 0
     code, _, err = tool.run("init", tool.folder)
-    assert (code, "already-initialized" in err) == (1, True)
+    assert (code, "already-there" in err) == (1, True)
     code, _, err = tool.run("init", tool.config)
     assert (code, f"{tool.config} is a file; name a new folder" in err) == (1, True)
 
@@ -382,7 +382,7 @@ sys.exit(main())
 def test_ctrl_c_while_importing_is_one_line(module: str, words: tuple[str, ...]) -> None:
     command = [sys.executable, "-c", INTERRUPTED, module, *words]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (1, "brski-masa: interrupted\n")
+    assert (done.returncode, done.stderr) == (130, "brski-masa: interrupted\n")
     expected = '{"error": "interrupted", "detail": ""}\n' if "--json" in words else ""
     assert done.stdout == expected
 

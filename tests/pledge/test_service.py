@@ -22,7 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 import brski_pledge
 from brski_common import issuing
-from brski_common.certificates import load_pem, to_pem
+from brski_common.certificates import fingerprint, load_pem, to_pem
 from brski_common.errors import Misconfigured, Refused
 from brski_pledge import Event, Offer, Outcome, Pledge, PledgeSettings, actions
 from brski_pledge.__main__ import main
@@ -451,6 +451,23 @@ async def test_the_command_says_in_one_line_why_it_failed(device_files: Path) ->
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("operation", ["cacerts", "csrattrs"])
+async def test_the_command_says_where_to_look_when_a_question_before_enrolling_is_refused(
+    operation: str, device_files: Path
+) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always[operation] = Answer(403, b"not here", {"Content-Type": "text/plain"})
+    compared = fingerprint(registrar.domain.registrar.certificate).hex()
+    async with listening(registrar) as address:
+        # Without a voucher there is no pinned CA that would do in place of the CA certificates.
+        code, _, err = await command(device_files, "onboard", "--est-enroll", address, "--fingerprint", compared)
+    assert code == 1
+    line = (
+        f"brski-pledge: {operation}-refused: HTTP 403: not here: the registrar's log says why; if `est_label` is set,"
+    )
+    assert err.splitlines()[-1].startswith(line)
+
+
 async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None:
     registrar = FakeRegistrar(maker=MAKER)
     registrar.always["requestvoucher"] = Answer(202, b"", {"Retry-After": "60"})
@@ -533,6 +550,7 @@ BAD_USE = {
     "a file as the folder of an onboarding": (["onboard", "--config", "pledge.toml", "--state", "idevid.key"], 1),
     "a file to reset": (["reset", "--state", "idevid.key"], 1),
     "a folder that is not there": (["reset", "--state", "typo"], 1),
+    "the status of a folder that is not there": (["status", "--state", "typo"], 1),
     "a link to nowhere": (["onboard", "--config", "pledge.toml", "--state", "dangling/state"], 1),
     "no such file": (["status", "--config", "missing.toml"], 1),
     "no IDevID": (["onboard", "--state", "state"], 2),
@@ -601,6 +619,7 @@ def test_advice_is_given_once(device_files: Path, capsys: pytest.CaptureFixture[
     identity = device_files / "state" / IDENTITY
     identity.parent.mkdir()
     identity.write_bytes(b"brski-pledge state")
+    identity.chmod(0o600)
     assert main(["status", *config]) == 1
     assert capsys.readouterr().err.count("reset") == 1
 
@@ -616,7 +635,7 @@ async def test_a_device_whose_exports_fail_is_operational_all_the_same(device_fi
     assert err.splitlines()[-1] == last
 
 
-async def test_status_says_names_in_words_and_warns_of_a_key_that_others_may_read(device_files: Path) -> None:
+async def test_status_says_names_in_words_and_warns_of_a_key_that_its_group_may_read(device_files: Path) -> None:
     async with listening(FakeRegistrar(maker=MAKER)) as address:
         code, _, _ = await command(device_files, "onboard", "--registrar", address)
     assert code == 0
@@ -625,20 +644,32 @@ async def test_status_says_names_in_words_and_warns_of_a_key_that_others_may_rea
     assert "serialNumber=SN-1" in out
     assert "2.5.4.5" not in out
     identity = device_files / "state" / IDENTITY
-    identity.chmod(0o644)
+    identity.chmod(0o640)
     code, out, err = await command(device_files, "status", "--json")
     assert code == 0
     assert err == f"brski-pledge: warning: {json.loads(out)['warning']}\n"
-    assert f"(mode 0644): `chmod 600 {identity}`" in err
+    assert f"(mode 0640): `chmod 600 {identity}`" in err
+    identity.chmod(0o644)
+    for verb in ("status", "onboard", "renew"):
+        code, out, err = await command(device_files, verb, "--json")
+        assert (code, json.loads(out)["reason"]) == (1, "state-unsafe")
+        assert f"{identity}: everybody may read the key in it (mode 0644); use chmod 600: if another" in err
 
 
 # Reset, in the wrong place and in the right one
 
 
-def test_a_reset_of_what_is_not_there_names_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["reset", "--state", str(tmp_path / "typo")]) == 1
-    assert f"state-missing: {tmp_path / 'typo'}: there is no such folder" in capsys.readouterr().err
-    assert main(["reset", "--state", str(tmp_path)]) == 0
+@pytest.mark.parametrize("verb", ["status", "reset"])
+def test_a_folder_that_is_not_there_is_named(verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "link").symlink_to("/nowhere/x")
+    for name in ("typo", "deep/typo", "link"):
+        assert main([verb, "--state", str(tmp_path / name)]) == 1
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert f"state-missing: {tmp_path / name}: there is no such folder" in shown.err
+        assert shown.err.endswith("is this the folder? If it is, `brski-pledge onboard` makes it\n")
+    assert main([verb, "--state", str(tmp_path)]) == 0
+    assert "factory" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", [IDENTITY, LDEVID, ANCHORS])

@@ -106,6 +106,8 @@ def test_at_a_console_one_round_is_enough_unless_somebody_says_otherwise(tmp_pat
         ("registrars = 1", "registrars"),
         ('registrars = ["nonsense"]', "registrars"),
         ("registrars = [1]", "registrars"),
+        ('cloud_registrar = "not a name"', "pledge.toml: cloud_registrar: 'not a name'"),
+        ('renewal_registrar = "nonsense"', "pledge.toml: renewal_registrar: 'nonsense'"),
         ('ldevid_key = "DSA"', "ldevid_key"),
         ("max_connections = 0", "max_connections"),
         ("max_connections = -1", "max_connections"),

@@ -1,10 +1,12 @@
 """The state folder: complete or as before, whenever the power goes (RFC 8995, 1.3.4)."""
 
 import errno
+import os
 import re
 import ssl
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from hashlib import sha256
@@ -17,7 +19,7 @@ from hypothesis import strategies as st
 from brski_common import keys
 from brski_common.certificates import Credential, load_pem, to_pem
 from brski_common.errors import Misconfigured
-from brski_pledge.disk import Disk
+from brski_pledge.disk import Disk, UnsafeFileError, refuse_unsafe
 from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, OLD, VOUCHER, Enrollment, Folder
 from tests.support.registrar_fake import folder_of
 from tests.support.world import NOW, Domain, key_for
@@ -235,6 +237,89 @@ def test_what_the_disk_does_not_give_is_neither_damaged_nor_the_factory_state(tm
     )
 
 
+UNSAFE_MODES = {0o620: "may write to it", 0o602: "may write to it", 0o666: "may write to it", 0o604: "may read the key"}
+
+
+@pytest.mark.req("ST-02")
+@pytest.mark.parametrize("mode", UNSAFE_MODES)
+def test_an_identity_that_others_could_have_written_or_everybody_can_read_is_refused(tmp_path: Path, mode: int) -> None:
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    (tmp_path / IDENTITY).chmod(mode)
+    with pytest.raises(Misconfigured) as caught:
+        folder.load()
+    assert caught.value.reason == "state-unsafe"
+    assert str(tmp_path / IDENTITY) in caught.value.detail
+    assert f"{UNSAFE_MODES[mode]}" in caught.value.detail
+    assert f"(mode {mode:04o}); use chmod 600" in caught.value.detail
+    (tmp_path / IDENTITY).chmod(0o600)
+    assert same(folder.load(), FIRST), "that mends it"
+    folder.reset()
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o400, 0o640, 0o440])
+def test_an_identity_that_its_group_may_read_is_taken(tmp_path: Path, mode: int) -> None:
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    (tmp_path / IDENTITY).chmod(mode)
+    assert same(folder.load(), FIRST)
+
+
+PLEDGE_USER, OTHER_USER = 990, 1000
+
+
+def test_an_identity_is_taken_from_its_user_or_root_and_from_nobody_else(tmp_path: Path) -> None:
+    def owned_by(user: int) -> os.stat_result:
+        return os.stat_result((stat.S_IFREG | 0o640, 1, 1, 1, user, user, 1, 0, 0, 0))
+
+    for owner, user in ((PLEDGE_USER, PLEDGE_USER), (0, PLEDGE_USER), (0, 0)):
+        refuse_unsafe(owned_by(owner), user)
+    for owner, user in ((OTHER_USER, PLEDGE_USER), (OTHER_USER, 0)):
+        with pytest.raises(UnsafeFileError, match=f"belongs to user {owner}, and this runs as user {user}"):
+            refuse_unsafe(owned_by(owner), user)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_an_identity_of_another_user_is_refused(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.save(FIRST)
+    os.chown(tmp_path / IDENTITY, OTHER_USER, OTHER_USER)
+    with pytest.raises(Misconfigured, match=f"state-unsafe: .*{IDENTITY}: it belongs to user {OTHER_USER}"):
+        folder.load()
+    folder.reset()
+
+
+def test_what_is_no_file_is_refused_at_once_and_can_be_reset(tmp_path: Path) -> None:
+    def pipe(path: Path) -> None:
+        os.mkfifo(path, 0o600)
+
+    def link(path: Path) -> None:
+        Folder(tmp_path / "elsewhere").save(FIRST)
+        path.symlink_to(tmp_path / "elsewhere" / IDENTITY)
+
+    def device(path: Path) -> None:
+        path.symlink_to("/dev/zero")
+
+    for make, words in ((pipe, "it is a pipe, device or socket"), (link, "it is a link"), (device, "it is a link")):
+        folder = Folder(tmp_path / make.__name__)
+        folder.path.mkdir()
+        make(folder.path / IDENTITY)
+        with pytest.raises(Misconfigured, match=f"state-unsafe: .*{IDENTITY}: {words}"):
+            folder.load()
+        folder.reset()
+        assert list(folder.path.iterdir()) == []
+    assert same(Folder(tmp_path / "elsewhere").load(), FIRST), "where a link leads is no business of a reset"
+
+
+@pytest.mark.parametrize("name", [IDENTITY, NEW, OLD, LDEVID])
+def test_a_pipe_of_any_name_keeps_nobody_waiting(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name, 0o600)
+    folder = Folder(tmp_path)
+    for work in (folder.load, folder.strangers, folder.try_out, lambda: folder.save(FIRST), folder.tidy, folder.reset):
+        with suppress(OSError, Misconfigured):
+            work()
+
+
 def test_a_renewal_replaces_the_identity_and_overwrites_the_old_key(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
     folder.save(FIRST)
@@ -382,6 +467,9 @@ class ForgetfulDisk(Disk):
         if node is None:
             raise FileNotFoundError(path)
         return node.volatile
+
+    def read_secret(self, path: Path) -> bytes:
+        return self.read(path)
 
     def make_folder(self, path: Path) -> None:
         for each in [each for each in [*reversed(path.parents), path] if each not in self.now]:

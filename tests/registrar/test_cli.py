@@ -131,7 +131,8 @@ def test_the_program_starts_without_a_traceback_for_what_a_user_can_cause(tmp_pa
             assert done.stderr.startswith("brski-registrar: ")
 
 
-def test_an_interruption_in_the_midst_of_an_import_is_no_traceback() -> None:
+@pytest.mark.parametrize(("more", "out"), [([], ""), (["--json"], '{"error": "interrupted", "detail": ""}\n')])
+def test_an_interruption_in_the_midst_of_an_import_is_one_line(more: list[str], out: str) -> None:
     code = """
 import sys
 
@@ -142,10 +143,10 @@ class Interrupting:
 
 sys.meta_path.insert(0, Interrupting())
 from brski_registrar.__main__ import main
-main(["device", "list"])
+main(["device", "list", *sys.argv[1:]])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
+    done = subprocess.run([sys.executable, "-c", code, *more], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, out, "brski-registrar: interrupted\n")
 
 
 def test_json_is_for_the_log_of_serve_too(config: Path) -> None:
@@ -412,6 +413,24 @@ async def test_who_was_turned_away_is_shown_until_admitted_with_the_command_for_
     assert [each["serial_number"] for each in await invoke("device", "knocking", *at)] == ["X-1"]
 
 
+async def test_who_came_from_elsewhere_is_shown_with_the_command_that_adds_that_place(
+    plant: Plant, beside: Path
+) -> None:
+    at = ("--config", beside)
+    await plant.change_domain(sources=("192.0.2.0/24",))
+    async with plant.connect(await plant.admitted("SN-13")) as line:
+        assert reason_of(await line.request_voucher()) == "source-not-allowed"
+        await plant.service.knocking.write(at_once=True)
+        (knock,) = await invoke("device", "knocking", *at)
+        told = await asyncio.to_thread(lambda: run("device", "knocking", *at).stdout)
+        assert f"if a proxy of this plant is at 127.0.0.1:  {knock['advice']}\n" in told
+        changed = await invoke(*shlex.split(knock["advice"])[1:])
+        assert changed["sources"] == ["192.0.2.0/24", "127.0.0.1/32"]
+        assert [each["advice"] for each in await invoke("device", "knocking", *at)] == [""], "that was done"
+        plant.clock.advance(1)
+        assert (await line.request_voucher()).status == 200
+
+
 @pytest.mark.req("RA-06")
 async def test_a_device_that_waits_is_approved(plant: Plant, beside: Path) -> None:
     at = ("--config", beside)
@@ -438,6 +457,21 @@ async def test_a_certificate_request_that_waits_is_approved(plant: Plant, beside
         assert response.status == 200
 
 
+async def test_a_device_in_use_that_was_blocked_is_in_use_again(plant: Plant, beside: Path) -> None:
+    at = ("--config", beside)
+    async with plant.vouched("SN-14") as line:
+        ldevid = await line.enrolled()
+    async with plant.connect(ldevid) as line:
+        assert (await line.enroll_status(success=True)).status == 200
+    blocked = await invoke("device", "block", "SN-14", "--reason", "stolen?", *at)
+    assert (blocked["state"], blocked["reason"]) == ("blocked", "stolen?")
+    assert [each["state"] for each in await invoke("device", "list", "--state", "blocked", *at)] == ["blocked"]
+    assert (await invoke("device", "show", "SN-14", *at))["state"] == "blocked"
+    assert (await invoke("device", "block", "SN-14", *at))["state"] == "blocked", "once more"
+    assert (await invoke("device", "approve", "SN-14", *at, code=1))["detail"].startswith("SN-14 is blocked")
+    assert (await invoke("device", "unblock", "SN-14", *at))["state"] == "operational"
+
+
 async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> None:
     at = ("--config", beside)
     async with plant.vouched("SN-10") as line:
@@ -451,6 +485,7 @@ async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> 
         "error": "event-out-of-order",
         "detail": "SN-10 is new: only a block can be taken away",
     }
+    assert await invoke("device", "list", "--state", "blocked", *at) == []
     assert await invoke("device", "list", "--state", "held", *at) == []
     none = await asyncio.to_thread(lambda: run("device", "list", "--state", "held", *at).stdout)
     assert none == "no device is held\n"

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.x509.oid import NameOID
 
 from brski_common import der, est
@@ -27,26 +26,8 @@ from brski_registrar.ca import LocalAuthority
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy import Approval
 from brski_registrar.records import Change
-from tests.support.plant import EST, Plant, reason_of
+from tests.support.plant import EST, Plant, certificate_in, csr_with, reason_of
 from tests.support.world import Clock, Domain, fresh, key_for
-
-
-def csr_with(
-    *attributes: tuple[x509.ObjectIdentifier, str],
-    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
-    key: PrivateKey | None = None,
-) -> bytes:
-    names = [x509.NameAttribute(oid, value) for oid, value in attributes]
-    builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name(names))
-    for extension, critical in extensions:
-        builder = builder.add_extension(extension, critical)
-    return builder.sign(key or key_for("csr"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
-
-
-def certificate_in(body: bytes) -> x509.Certificate:
-    (certificate,) = est.parse_certs_only(est.decode_body(body))
-    return certificate
-
 
 # The way of a good device
 
@@ -461,6 +442,21 @@ async def test_a_blocked_device_does_not_renew(plant: Plant) -> None:
         await plant.store.advance(device, Change(events=(Event.BLOCK,), notes=(), now=plant.clock()))
         response = await line.enroll(renewal_of(ldevid, ldevid.key), "simplereenroll")
         assert (response.status, reason_of(response)) == (406, "device-blocked")
+
+
+async def test_a_device_in_use_does_not_renew_while_it_is_blocked_and_gets_no_est_by_its_idevid_then_or_later(
+    plant: Plant,
+) -> None:
+    async with plant.vouched() as first:
+        ldevid = await first.enrolled()
+        async with plant.connect(ldevid) as line:
+            await line.enroll_status(success=True)
+            for event, status, told in ((Event.BLOCK, 406, "device-blocked"), (Event.UNBLOCK, 200, "already-enrolled")):
+                device = await plant.device(first.serial)
+                await plant.store.advance(device, Change(events=(event,), notes=(), now=plant.clock()))
+                assert (await line.enroll(renewal_of(ldevid, ldevid.key), "simplereenroll")).status == status
+                assert reason_of(await first.enroll(csr_with())) == told
+        assert (await plant.device(first.serial)).state is State.OPERATIONAL
 
 
 async def test_a_device_that_was_reset_starts_over(plant: Plant) -> None:

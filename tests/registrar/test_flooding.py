@@ -1,5 +1,4 @@
 import asyncio
-import logging
 from ipaddress import IPv6Address
 
 import pytest
@@ -11,6 +10,7 @@ from brski_registrar.announcing import announce
 from brski_registrar.discovery import Endpoint
 from brski_registrar.flooding import Message, flood, proxy_messages, registrar_messages
 from brski_registrar.settings import Discovery
+from tests.registrar.conftest import Logged
 from tests.support import vectors
 
 MESSAGES = proxy_messages([Endpoint("fe80::1%eth7", 4443)])
@@ -101,18 +101,19 @@ async def test_grasp_is_off_unless_switched_on() -> None:
 
 @pytest.mark.req("DS-19")
 async def test_a_registrar_floods_as_its_settings_say_and_tells_so(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    monkeypatch: pytest.MonkeyPatch, logged: Logged
 ) -> None:
     monkeypatch.setattr(discovery, "_addresses_of_name", lambda name: ["192.0.2.1", f"fe80::1%{name}"])
     heard: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
     monkeypatch.setattr(flooding, "_send", lambda _, interface, data: heard.put_nowait((interface, data)))
-    with caplog.at_level(logging.INFO):
-        async with announce(Discovery(grasp=True, proxy=True, interfaces=("eth7",)), 8443):
-            sent = [await heard.get(), await heard.get()]
+    async with announce(Discovery(grasp=True, proxy=True, interfaces=("eth7",)), 8443):
+        sent = [await heard.get(), await heard.get()]
     assert {interface for interface, _ in sent} == {"eth7"}
     names = [grasp.read_flood(data).objectives[0].name for _, data in sent]
     assert names == ["AN_join_registrar", "AN_Proxy"]
-    assert "announcing the registrar and proxy by GRASP on eth7" in caplog.text
+    (told,) = logged()
+    assert (told["event"], told["by"], told["what"]) == ("announcing", "GRASP", ["registrar", "proxy"])
+    assert told["interfaces"] == ["eth7"]
 
 
 @pytest.mark.parametrize("settings", [Discovery(grasp=True), Discovery(mdns=True), Discovery(grasp=True, proxy=True)])

@@ -3,7 +3,7 @@
 import pytest
 
 from brski_common.errors import Refused
-from brski_registrar.policy import DomainPolicy, check_source
+from brski_registrar.policy import DomainPolicy, check_source, sources_with
 from tests.support.plant import Plant, reason_of
 
 PROXIES = DomainPolicy(sources=("192.0.2.0/24", "fd00:10::/64"))
@@ -20,6 +20,24 @@ def test_a_request_through_a_proxy_is_taken(address: str) -> None:
 def test_a_request_from_anywhere_else_is_refused(address: str | None) -> None:
     with pytest.raises(Refused, match="source-not-allowed"):
         check_source(PROXIES, address)
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [
+        ("192.0.3.9", "192.0.3.9/32"),
+        ("::ffff:192.0.3.9", "192.0.3.9/32"),
+        ("fe80::9%eth0", "fe80::9/128"),
+        ("192.0.2.9", None),
+        ("somewhere", None),
+        ("", None),
+    ],
+)
+def test_what_would_let_a_source_in_is_that_source_beside_the_others(address: str, network: str | None) -> None:
+    networks = sources_with(PROXIES, address)
+    assert networks == (() if network is None else (*PROXIES.sources, network))
+    if networks:
+        check_source(DomainPolicy(sources=networks), address)
 
 
 @pytest.mark.req("PX-06")

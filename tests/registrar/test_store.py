@@ -22,6 +22,7 @@ from brski_registrar.policy_store import PolicyStore, PolicyView
 from brski_registrar.recent import RECENT_SECONDS
 from brski_registrar.records import Asked, Change, Note
 from brski_registrar.store import MIGRATIONS, Store
+from tests.registrar.conftest import Logged
 from tests.support.plant import record_of
 from tests.support.world import NOW, Domain, Manufacturer, fresh
 
@@ -319,9 +320,7 @@ async def test_a_change_is_seen_without_a_restart(database: Database) -> None:
     assert await view.current() is after
 
 
-async def test_a_policy_broken_from_outside_leaves_the_last_good_one(
-    database: Database, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_a_policy_broken_from_outside_leaves_the_last_good_one(database: Database, logged: Logged) -> None:
     policies = PolicyStore(database)
     await policies.put_manufacturer(record_of(MAKER), NOW)
     view = PolicyView(policies, refresh_seconds=0)
@@ -333,7 +332,9 @@ async def test_a_policy_broken_from_outside_leaves_the_last_good_one(
 
     await database.write(spoil)
     assert await view.current() is before
-    assert "policy-malformed" in caplog.text
+    (told,) = logged()
+    assert (told["event"], told["level"], told["reason"]) == ("policy not read", "error", "policy-malformed")
+    assert told["stays_at_revision"] == before.revision
     with pytest.raises(Misconfigured):
         await policies.load()
 

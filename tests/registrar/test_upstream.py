@@ -32,6 +32,7 @@ from brski_registrar.ca import cross_certify
 from brski_registrar.lifecycle import Event, State
 from brski_registrar.records import Change
 from brski_registrar.upstream import UpstreamAuthority
+from tests.registrar.conftest import Logged
 from tests.support import ca_fake
 from tests.support.ca_fake import CaFake, server_of
 from tests.support.plant import EST, Line, Plant, reason_of
@@ -433,13 +434,13 @@ async def test_ten_devices_at_once_ask_the_ca_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.req("E-24")
-async def test_certificates_that_lead_to_no_anchor_are_not_handed_out(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_certificates_that_lead_to_no_anchor_are_not_handed_out(tmp_path: Path, logged: Logged) -> None:
     async with site(tmp_path) as at, at.plant.connect(None) as line:
         at.ca.authorities = (*DOMAIN.issuing.chain, *ELSEWHERE.issuing.chain, DOMAIN.ldevid("SN-X").certificate)
         assert await handed_out(line) == set(DOMAIN.issuing.chain)
-        assert "Elsewhere Root CA" in caplog.text
+        (told,) = [each for each in logged() if each["level"] == "warning"]
+        assert told["event"] == "certificates not handed out"
+        assert "Elsewhere Root CA" in str(told["subjects"])
         at.plant.clock.advance(upstream.FRESH_SECONDS)
         at.ca.authorities = ELSEWHERE.issuing.chain
         assert (await line.get(f"{EST}/cacerts")).status == 502

@@ -17,6 +17,7 @@ from brski_common.voucher import Assertion, Voucher, VoucherRequest
 from brski_registrar.knocking import turned_away
 from brski_registrar.lifecycle import State
 from brski_registrar.policy import Admission, Admit, PinHint
+from tests.registrar.conftest import Logged
 from tests.support.plant import BRSKI, CMS, Line, Plant, reason_of
 from tests.support.world import Manufacturer, fresh, key_for, self_signed_registrar
 
@@ -629,7 +630,7 @@ async def test_another_certificate_of_the_same_device_does_not_go_on_with_its_vo
 
 @pytest.mark.req("AL-13", "AL-14", "AT-01")
 async def test_a_rogue_registrars_voucher_in_the_log_closes_est_and_tells_the_operator(
-    plant: Plant, capsys: pytest.CaptureFixture[str]
+    plant: Plant, logged: Logged
 ) -> None:
     async with plant.connect(await plant.admitted()) as line:
         plant.masa.remember(line.serial, b"\x66" * 20)
@@ -642,7 +643,9 @@ async def test_a_rogue_registrars_voucher_in_the_log_closes_est_and_tells_the_op
         for path in ("cacerts", "csrattrs"):
             response = await line.get(f"/.well-known/est/{path}")
             assert (response.status, reason_of(response)) == (403, "audit-log-refused")
-    assert "audit log refused" in capsys.readouterr().err
+    (told,) = [each for each in logged() if str(each.get("reason")).startswith("audit-log-unexpected-domain")]
+    assert (told["event"], told["level"], told["state"]) == ("audit log refused", "warning", "denied")
+    assert (told["serial_number"], told["peer"]) == (line.serial, "127.0.0.1")
 
 
 @pytest.mark.req("AL-15")

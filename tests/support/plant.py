@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import AttributeOID, NameOID
 
 from brski_common import artifact, csrattrs, csrplan, est, telemetry, tls
 from brski_common.artifact import Format
@@ -230,10 +231,36 @@ class Line:
         """The device's new credential."""
         response = await self.enroll()
         assert response.status == 200, response.body
-        (certificate,) = est.parse_certs_only(est.decode_body(response.body))
+        certificate = certificate_in(response.body)
         return Credential(key_for(f"{self.serial} ldevid"), (certificate, *self.plant.domain.issuing.chain))
 
 
 def reason_of(response: HttpResponse) -> str:
     """The slug a refused device can log."""
     return response.body.decode().strip()
+
+
+def csr_with(
+    *names: str | tuple[x509.ObjectIdentifier, str],
+    challenge: str | None = None,
+    extensions: tuple[tuple[x509.ExtensionType, bool], ...] = (),
+    key: PrivateKey | None = None,
+) -> bytes:
+    """A certificate request with these attributes in its subject, a text being a serialNumber, and nothing asked for.
+
+    `extensions` are those and whether each is critical.
+    """
+    pairs = [(NameOID.SERIAL_NUMBER, name) if isinstance(name, str) else name for name in names]
+    subject = x509.Name([x509.NameAttribute(oid, value) for oid, value in pairs])
+    builder = x509.CertificateSigningRequestBuilder().subject_name(subject)
+    for extension, critical in extensions:
+        builder = builder.add_extension(extension, critical)
+    if challenge is not None:
+        builder = builder.add_attribute(AttributeOID.CHALLENGE_PASSWORD, challenge.encode())
+    return builder.sign(key or key_for("csr"), hashes.SHA256()).public_bytes(serialization.Encoding.DER)
+
+
+def certificate_in(body: bytes) -> x509.Certificate:
+    """The one certificate of an answer."""
+    (certificate,) = est.parse_certs_only(est.decode_body(body))
+    return certificate

@@ -8,7 +8,9 @@ from brski_masa.commands import making
 from brski_masa.commands.keeping import device_app, owner_app
 from brski_masa.commands.recording import auditlog_app, voucher_app
 
-app = cli.application("The BRSKI MASA: a device maker's voucher service and factory tool (RFC 8995).")
+app = cli.application(
+    "The BRSKI MASA: a device maker's voucher service and factory tool (RFC 8995).", distribution="brski-masa"
+)
 app.command(epilog=making.INIT_EXAMPLE)(making.init)
 app.command(epilog=making.SERVE_EXAMPLE)(making.serve)
 app.command(epilog=making.IDEVID_EXAMPLE)(making.idevid)

@@ -15,7 +15,10 @@ from brski_registrar.commands.opening import DEFAULT_CONFIG, Config
 from brski_registrar.runtime import ask_secret, load_settings, opened, run, utc_now
 from brski_registrar.settings import DEFAULT_PORT
 
-app = cli.application("The registrar of a BRSKI plant (RFC 8995): it admits devices and gives them certificates.")
+app = cli.application(
+    "The registrar of a BRSKI plant (RFC 8995): it admits devices and gives them certificates.",
+    distribution="brski-registrar",
+)
 app.command("join-proxy", epilog="Example: `brski-registrar join-proxy --listen '[fe80::1%eth1]:0' --registrar mdns`")(
     join_proxy
 )

@@ -23,7 +23,7 @@ from brski_registrar.commands.opening import (
 )
 from brski_registrar.knocking import NOT_LISTED, turned_away
 from brski_registrar.lifecycle import State
-from brski_registrar.policy import ASK_AGAIN_SECONDS
+from brski_registrar.policy import ASK_AGAIN_SECONDS, SOURCE_NOT_ALLOWED, DomainPolicy, sources_with
 from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
 
@@ -53,12 +53,12 @@ def list_devices(
 
     async def work() -> list[Device]:
         async with desk(config) as at:
-            return [device for device in await at.store.devices() if state in (None, device.state)]
+            return [device for device in await at.store.devices() if state in (None, device.state, device.state.told)]
 
     found = cli.run_async(work())
     empty = "no device has asked yet" if state is None else f"no device is {state}"
     columns = ("serial number", "manufacturer", "state", "changed", "reason")
-    rows = [(each.serial_number, each.manufacturer, each.state, each.changed_at, each.reason) for each in found]
+    rows = [(each.serial_number, each.manufacturer, each.state.told, each.changed_at, each.reason) for each in found]
     cli.answer(
         [_device_facts(each) for each in found],
         as_json,
@@ -70,23 +70,25 @@ def list_devices(
 def list_knocking(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """List who was turned away and has not been admitted since, the last first; what a stranger says may be a lie."""
 
-    async def work() -> tuple[Knock, ...]:
+    async def work() -> tuple[tuple[Knock, ...], DomainPolicy]:
         async with desk(config) as at:
-            return await turned_away(at.store.database)
+            return await turned_away(at.store.database), (await at.policies.load()).domain
 
-    found = cli.run_async(work())
+    found, domain = cli.run_async(work())
     rows = [
         (each.serial_number, _maker(each), each.reason, each.address, each.first_at, each.last_at, each.count)
         for each in found
     ]
     columns = ("serial number", "manufacturer", "reason", "from", "first", "last", "times")
+    advised = [(each, _advice(each, domain, config)) for each in found]
 
     def human() -> None:
         cli.table(columns, rows, empty="nobody was turned away who still waits")
-        for advice in list(dict.fromkeys(filter(None, (_advice(each, config) for each in found))))[:MAX_ADVICE]:
-            cli.show(f"to admit it:  {cli.cell(advice)}")
+        lines = (f"{_purpose(each)}:  {cli.cell(advice)}" for each, advice in advised if advice)
+        for line in list(dict.fromkeys(lines))[:MAX_ADVICE]:
+            cli.show(line)
 
-    cli.answer([asdict(each) | {"advice": _advice(each, config)} for each in found], as_json, human)
+    cli.answer([asdict(each) | {"advice": advice} for each, advice in advised], as_json, human)
 
 
 @devices.command("show", epilog="Example: `brski-registrar device show SN-0001`")
@@ -155,7 +157,7 @@ def block_device(
 def unblock_device(
     serial: Serial, config: Config = DEFAULT_CONFIG, manufacturer: Maker = None, as_json: cli.Json = False
 ) -> None:
-    """Let a blocked device ask again."""
+    """Take a block away: what was operational is so again, any other device may ask again."""
 
     async def work() -> Device:
         async with desk(config) as at:
@@ -268,7 +270,9 @@ def revoke_certificate(
 
 def _done(device: Device, words: str, as_json: bool) -> None:
     cli.answer(
-        _device_facts(device), as_json, lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state}")
+        _device_facts(device),
+        as_json,
+        lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state.told}"),
     )
 
 
@@ -280,9 +284,19 @@ def _maker(knock: Knock) -> str:
     return knock.manufacturer if knock.is_known else f"{knock.manufacturer}?"
 
 
-def _advice(knock: Knock, config: Path) -> str:
+def _purpose(knock: Knock) -> str:
+    """What the advice is for."""
+    if knock.reason == SOURCE_NOT_ALLOWED:
+        return f"if a proxy of this plant is at {cli.cell(knock.address)}"
+    return "to admit it"
+
+
+def _advice(knock: Knock, domain: DomainPolicy, config: Path) -> str:
     """The command that would let somebody in; empty where no command would."""
     at = f"--config {shlex.quote(str(config))}"
+    if knock.reason == SOURCE_NOT_ALLOWED:
+        sources = " ".join(f"--source {network}" for network in sources_with(domain, knock.address))
+        return f"brski-registrar policy domain {at} {sources}" if sources else ""
     command = f"brski-registrar policy allow {shlex.quote(knock.manufacturer or 'NAME')} {at}"
     if knock.reason == NOT_LISTED:
         return f"{command} --serial {shlex.quote(knock.serial_number)}"
@@ -304,7 +318,7 @@ def _device_facts(device: Device) -> dict[str, Any]:
         "id": device.id,
         "serial_number": device.serial_number,
         "manufacturer": device.manufacturer,
-        "state": device.state,
+        "state": device.state.told,
         "reason": device.reason,
         "address": device.address,
         "masa": device.masa,
