@@ -26,9 +26,11 @@ from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from brski_common import tls
 from brski_common.errors import BrskiError
 from brski_common.http_message import Request, Response, head, plain
 from brski_common.http_site import Route, Site, unforeseen
+from brski_common.tls_wire import TlsWire
 
 MAX_LINE_BYTES: Final = 4 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024  # of one header field; with MAX_HEADERS this bounds all of them
@@ -114,14 +116,26 @@ class HttpConnection(asyncio.Protocol):
         self._ahead = b""  # came while a request was being answered
         self._deadline, self._stalled_until = NEVER, NEVER
         self._is_idle = self._is_last = self._is_over = False
-        self.made = False
+        self._is_made = False  # the handshake is over
         self.task: asyncio.Task[None] | None = None  # while a handler works
 
     # The protocol of the transport
 
+    def behind(self, context: tls.TlsContext) -> TlsWire:
+        """TLS for this connection, whose handshake is bounded in time like all the rest (`check_time`)."""
+        wire = TlsWire(
+            context, self, server_side=True, close_seconds=self._limits.close_seconds, missed=self._never_made
+        )
+        self._wire, self._deadline = wire, self._loop.time() + self._limits.handshake_seconds
+        return wire
+
+    def _never_made(self, error: OSError) -> None:
+        log.debug("no connection: %s", error)
+        self.connection_lost(error)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client may speak."""
-        self.made, self._wire = True, cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._is_made, self._wire = True, cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         name = transport.get_extra_info("peername")
         self._remote = name[0] if name else ""
         self._begin()
@@ -159,7 +173,9 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
         elif now > self._deadline:
             self._deadline = NEVER
-            if self._coming is not None and not self._is_over:
+            if not self._is_made:
+                self.abort()
+            elif self._coming is not None and not self._is_over:
                 self._say(plain(408, "request-timeout"), is_last=True)
             else:
                 self._close()
@@ -167,7 +183,9 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """Answer what is being answered, nothing more."""
         self._is_last = True
-        if self.task is None:
+        if not self._is_made:
+            self.abort()
+        elif self.task is None:
             self._close()
 
     def abort(self) -> None:

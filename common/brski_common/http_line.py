@@ -103,10 +103,10 @@ class Line(asyncio.Protocol):
         wire = TlsWire(context, self, server_side=False, server_hostname=host.partition("%")[0])
         await self._connect(wire, host, port)
         try:
-            await wire.opened(None)
+            await wire.opened()
         except tls.PeerRefusedError as error:
             raise error.error from error
-        except TimeoutError as error:
+        except TimeoutError as error:  # TCP's
             raise PeerFailed("peer-timeout", f"{host}: {error}") from error
         except OSError as error:
             raise PeerFailed("tls-handshake-failed", str(error)) from error
