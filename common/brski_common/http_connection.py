@@ -21,13 +21,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
 from brski_common import tls
 from brski_common.errors import BrskiError
+from brski_common.http_answer import NoTransport
 from brski_common.http_message import Request, Response, head, plain
 from brski_common.http_site import Route, Site, unforeseen
 from brski_common.tls_wire import TlsWire
@@ -58,7 +59,7 @@ class Limits:
 class _Coming:
     """A request whose head has come, and of its body as much as has."""
 
-    __slots__ = ("chunks", "payload", "request", "route", "size", "version", "wants_close")
+    __slots__ = ("chunks", "is_whole", "payload", "request", "route", "size", "version", "wants_close")
 
     def __init__(self, message: RawRequestMessage, payload: StreamReader, request: Request) -> None:
         self.request = request
@@ -66,25 +67,27 @@ class _Coming:
         self.wants_close = message.should_close or message.upgrade  # no other protocol is spoken here
         self.payload, self.chunks, self.size = payload, list[bytes](), 0
         self.route: Route | None = None
+        self.is_whole = False  # its body is in the request
 
-    def take(self, limit: int) -> None:
-        """Move what has come of the body here; raises _Unwelcome."""
-        if self.payload.exception() is not None:
-            raise _Unwelcome(plain(400, "body-malformed"))
-        if data := self.payload.read_nowait():
+    def take(self, limit: int) -> bool:
+        """Move what has come of the body here; whether that was the last of it. Raises _Unwelcome."""
+        try:
+            data = self.payload.read_nowait()
+        except Exception as error:  # whatever the parser has told the payload
+            raise _Unwelcome(plain(400, "body-malformed")) from error
+        self.size += len(data)
+        if self.size > limit:
+            raise _Unwelcome(plain(413, "body-too-large"))
+        self.is_whole = self.payload.is_eof()
+        if self.is_whole:
+            self.request.body = b"".join((*self.chunks, data)) if self.chunks else data
+        elif data:
             self.chunks.append(data)
-            self.size += len(data)
-            if self.size > limit:
-                raise _Unwelcome(plain(413, "body-too-large"))
+        return self.is_whole
 
-    def is_complete(self) -> bool:
-        """Whether the last byte has come."""
-        return self.payload.is_eof()
-
-    def whole(self) -> Request:
-        """The request with its body."""
-        self.request.body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        return self.request
+    def has_come(self) -> bool:
+        """Whether nothing more comes of it, be it taken or not."""
+        return self.is_whole or self.payload.is_eof()
 
 
 class _Unwelcome(Exception):
@@ -102,7 +105,7 @@ class HttpConnection(asyncio.Protocol):
         self._wire: asyncio.Transport | None = None
         self._remote = ""
         self._parser = HttpRequestParser(
-            BaseProtocol(loop),
+            NoTransport(loop),
             loop,
             _NEVER_PAUSE,
             max_line_size=MAX_LINE_BYTES,
@@ -115,7 +118,7 @@ class HttpConnection(asyncio.Protocol):
         self._coming: _Coming | None = None
         self._ahead = b""  # came while a request was being answered
         self._deadline, self._stalled_until = NEVER, NEVER
-        self._is_idle = self._is_last = self._is_over = False
+        self._is_idle = self._is_last = self._is_over = self._is_holding = False
         self._is_made = False  # the handshake is over
         self.task: asyncio.Task[None] | None = None  # while a handler works
 
@@ -203,7 +206,7 @@ class HttpConnection(asyncio.Protocol):
 
     def _hold(self, data: bytes) -> None:
         assert self._wire is not None
-        self._ahead += data
+        self._ahead, self._is_holding = self._ahead + data, True
         self._wire.pause_reading()
 
     def _parse(self, data: bytes) -> None:
@@ -246,10 +249,9 @@ class HttpConnection(asyncio.Protocol):
         route = coming.route
         if route is None:
             route = coming.route = self._route(coming)
-        coming.take(route.limit)
-        if coming.is_complete():
+        if coming.take(route.limit):
             self._deadline = NEVER
-            self.task = self._loop.create_task(self._answer(coming.whole(), route))
+            self.task = self._loop.create_task(self._answer(coming.request, route))
 
     def _route(self, coming: _Coming) -> Route:
         """What can be said by the head alone (law 2); raises _Unwelcome."""
@@ -263,23 +265,24 @@ class HttpConnection(asyncio.Protocol):
                 self._site.admit(request)
             except BrskiError as error:
                 raise _Unwelcome(self._site.refuse(request, error)) from error
-        if "Expect" in request.headers and coming.version != "1.0" and not coming.is_complete():
+        if EXPECT in request.headers and coming.version != "1.0" and not coming.has_come():
             self._check_expectation(request)
         return found
 
     def _check_body(self, request: Request, limit: int) -> None:
         """That the announced body can be taken; raises _Unwelcome."""
         headers = request.headers
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
+        coding, transfer = headers.get(CONTENT_ENCODING), headers.get(TRANSFER_ENCODING)
+        if coding is not None and coding.lower() != "identity":
             raise _Unwelcome(plain(415, "content-encoding-not-supported"))
-        if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        if transfer is not None and transfer.lower() != "chunked":
             raise _Unwelcome(replace(plain(400, "transfer-coding-not-supported"), closes=True))
-        if int(headers.get("Content-Length", "0")) > limit:  # the parser has seen to it that it is a number
+        if int(headers.get(CONTENT_LENGTH, 0)) > limit:  # the parser has seen to it that it is a number
             raise _Unwelcome(plain(413, "body-too-large"))
 
     def _check_expectation(self, request: Request) -> None:
         """Tell a client to go on that waits for it (RFC 9110, 10.1.1); raises _Unwelcome."""
-        if request.headers["Expect"].lower() != "100-continue":
+        if request.headers[EXPECT].lower() != "100-continue":
             raise _Unwelcome(plain(417, "expectation-unknown"))
         if self._wire is not None:
             self._wire.write(_CONTINUE)
@@ -289,11 +292,14 @@ class HttpConnection(asyncio.Protocol):
         self.task = None
         self._say(response)
         self._turn_to_next()
-        self._go_on()
-        self._read_on()
+        if self._coming is not None:
+            self._go_on()
+        if self._is_holding:
+            self._read_on()
 
     def _read_on(self) -> None:
-        if self._wire is not None and self.task is None and not self._wire.is_reading():
+        if self._wire is not None and self.task is None:
+            self._is_holding = False
             self._wire.resume_reading()
 
     # Answers
@@ -303,7 +309,7 @@ class HttpConnection(asyncio.Protocol):
         coming, self._coming = self._coming, None
         if self._wire is None:
             return
-        is_partial = coming is None or not coming.is_complete()
+        is_partial = coming is None or not coming.has_come()
         is_last |= is_partial or self._is_last or response.closes or (coming is not None and coming.wants_close)
         self._wire.write(_written(response, coming, closes=is_last))
         if is_partial:
