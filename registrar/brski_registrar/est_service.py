@@ -9,8 +9,7 @@ enroll_status     OPERATIONAL, or UNENROLLED
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -41,8 +40,7 @@ DEFAULT_LABEL: Final = ""
 _SHUT: Final = frozenset({State.BLOCKED, State.DENIED})
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """A certificate that an admitted pledge asks for."""
 
     authority: CertificateAuthority
@@ -54,8 +52,7 @@ class _Order:
     peer: Peer | None
 
 
-@dataclass(frozen=True, slots=True)
-class _AtCa:
+class _AtCa(NamedTuple):
     """A request on its way to a CA. `work` begins the journal's words about it."""
 
     authority: CertificateAuthority
