@@ -201,9 +201,6 @@ class HttpConnection(asyncio.Protocol):
     def _begin(self) -> None:
         self._is_idle, self._deadline = False, self._loop.time() + self._limits.request_seconds
 
-    def _rest(self) -> None:
-        self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
-
     def _hold(self, data: bytes) -> None:
         assert self._wire is not None
         self._ahead, self._is_holding = self._ahead + data, True
@@ -239,7 +236,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._parser.message_consumed()
         data, self._ahead = self._ahead, b""
-        self._rest()
+        self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
         self._parse(data)  # and what the parser has kept
         if data or self._coming is not None:
             self._begin()

@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from brski_common import tls
@@ -40,8 +40,7 @@ _USUAL: Final = {"Host", "Accept-Encoding", "Accept", "Content-Type"}  # are the
 _VALUE: Final = re.compile(r"[\t -\x7e\x80-\xff]*")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(NamedTuple):
     """A whole answer. `headers` ignore case; `peer` is whose TLS connection it came over."""
 
     status: int
