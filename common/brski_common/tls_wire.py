@@ -21,8 +21,7 @@ Laws of this file:
 import asyncio
 import ssl
 import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -110,23 +109,15 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Encrypted bytes have come."""
-        size = len(data)
-        if size <= SLICE_BYTES:
-            self._take(data, size)
-            return
-        for start in range(0, size, SLICE_BYTES):
-            part = data[start : start + SLICE_BYTES]
-            self._take(part, len(part))
-
-    def _take(self, data: bytes, size: int) -> None:
-        if self._closing:
-            return  # after our goodbye only the end of the peer's stream is of interest
-        openssl.BIO_write(self._connection._into_ssl, data, size)
-        if not self._joined:
-            self._shake()
-        elif not self._paused:
-            self._said_nothing += size
-            self._read()
+        for part in (data,) if len(data) <= SLICE_BYTES else _slices(data):
+            if self._closing:
+                return  # after our goodbye only the end of the peer's stream is of interest
+            openssl.BIO_write(self._connection._into_ssl, part, len(part))
+            if not self._joined:
+                self._shake()
+            elif not self._paused:
+                self._said_nothing += len(part)
+                self._read()
 
     def eof_received(self) -> None:
         """The peer's stream has ended; the TCP transport closes itself.
@@ -270,8 +261,8 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         if self._closing or self._raw is None:
             return
         self._closing = True
-        with suppress(SSL.Error):
-            self._connection.shutdown()
+        if openssl.SSL_shutdown(self._connection._ssl) < 0:
+            openssl.ERR_clear_error()  # nothing can be said any more, or not yet
         self._flush()
         if self._raw.is_closing():
             return
@@ -341,6 +332,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
     def can_write_eof(self) -> bool:
         """No: TLS cannot be closed by half in a way that everybody understands."""
         return False
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES))
 
 
 def _side(context: TlsContext | TlsSide) -> TlsSide:
