@@ -9,6 +9,7 @@ enroll_status     OPERATIONAL, or UNENROLLED
 import asyncio
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Final, NamedTuple
 
 from cryptography import x509
@@ -162,7 +163,7 @@ class EstService:
             raise
         csr_hash = enrolling.request_hash(csr)
         with_ca = _AtCa(authority, device, csr_hash, "renew", peer)
-        certificate = await self._issue(with_ca, csr, wanted)
+        certificate = await self._issue(with_ca, csr, wanted, now)
         await self._record(device, certificate, csr_hash, Event.RENEW, peer, renews=current)
         return certificate
 
@@ -219,19 +220,19 @@ class EstService:
         now = self._registrar.clock()
         profile = enrolling.profile(order.pledge, csr, order.asked, order.policy.domain, now)
         with_ca = _AtCa(order.authority, order.device, order.csr_hash, "enroll", order.peer)
-        certificate = await self._issue(with_ca, csr, profile)
+        certificate = await self._issue(with_ca, csr, profile, now)
         await self._record(order.device, certificate, order.csr_hash, Event.ENROLL, order.peer)
         return certificate
 
     async def _issue(
-        self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile
+        self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile, now: datetime
     ) -> x509.Certificate:
         """Have a request certified. What a CA elsewhere has against it is written down; of waiting, the beginning.
 
         Each certificate costs the CA a signature, and a record that is kept for good: NotYet for too many.
         """
-        holder, now = at.device.fingerprint, self._registrar.clock().timestamp()
-        if wait := self._certificates.wait(holder, now):
+        holder, second = at.device.fingerprint, now.timestamp()
+        if wait := self._certificates.wait(holder, second):
             raise NotYet("too-many-certificates", f"more than {CERTIFICATES_AT_ONCE} of this device at once", wait)
         try:
             certificate = await at.authority.issue(csr, profile)
@@ -243,7 +244,7 @@ class EstService:
         except (Refused, PeerFailed) as error:
             await self._note(at.device, Note(f"{at.work}-refused", error.reason, error.detail), at.peer)
             raise
-        self._certificates.take(holder, now)
+        self._certificates.take(holder, second)
         return certificate
 
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:
