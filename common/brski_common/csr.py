@@ -259,8 +259,7 @@ def _check_key_wish(wishes: Wishes, csr: x509.CertificateSigningRequest) -> None
 
 
 def _check_hash(wishes: Wishes, csr: x509.CertificateSigningRequest) -> None:
-    name = _hash(csr)
-    if wishes.hash is not None and name not in (None, wishes.hash):
+    if wishes.hash is not None and (name := _hash(csr)) not in (None, wishes.hash):
         raise Refused("csr-hash-mismatch", f"{wishes.hash} was asked for, {name} came")
 
 

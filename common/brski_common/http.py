@@ -15,7 +15,6 @@ from brski_common.errors import Misconfigured
 from brski_common.http_connection import HttpConnection, Limits
 from brski_common.http_message import Request
 from brski_common.http_site import Site
-from brski_common.tls_wire import TlsWire
 
 BACKLOG = 512
 ACCEPT_PAUSE_SECONDS = 0.5  # after accept() failed, as it does when the process is out of descriptors
@@ -38,11 +37,12 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._slots = limits.connections
         self._connections: set[HttpConnection] = set()
-        self._greetings: set[asyncio.Task[None]] = set()
+        self._greetings: set[asyncio.Task[None]] = set()  # the event loop takes the sockets
         self._is_listening = self._is_closing = False
         self._listen()
         # One timer for all connections: their deadlines then cost a request nothing but an assignment.
-        self._sweep_seconds = min(1.0, limits.request_seconds / 4, limits.stall_seconds / 4)
+        shortest = min(limits.handshake_seconds, limits.request_seconds, limits.stall_seconds)
+        self._sweep_seconds = min(1.0, shortest / 4)
         self._sweeper = self._loop.call_later(self._sweep_seconds, self._sweep)
 
     @property
@@ -102,29 +102,28 @@ class Server:
         greeting.add_done_callback(self._greetings.discard)
 
     async def _greet(self, client: socket.socket) -> None:
-        """The TLS handshake; from its end on, the slot belongs to the connection."""
+        """Connect a protocol; the TLS handshake then goes on by itself."""
         connection = HttpConnection(self._site, self.limits, self._left)
         self._connections.add(connection)
+        is_taken = False
         try:
-            if self._tls is None:
-                await self._loop.connect_accepted_socket(lambda: connection, client)
-            else:
-                wire = TlsWire(self._tls, connection, server_side=True, close_seconds=self.limits.close_seconds)
-                await self._loop.connect_accepted_socket(lambda: wire, client)
-                await wire.opened(self.limits.handshake_seconds)
-        except OSError as error:  # includes ssl.SSLError and TimeoutError
+            protocol = connection if self._tls is None else connection.behind(self._tls)
+            await self._loop.connect_accepted_socket(lambda: protocol, client)
+            is_taken = True
+        except OSError as error:
             log.debug("no connection: %s", error)
         except Exception:
             log.exception("no connection")
         finally:
-            if not connection.made:
+            if not is_taken:
                 self._left(connection)
 
     def _left(self, connection: HttpConnection) -> None:
         """A connection is gone, or never was: its slot is free."""
-        self._connections.discard(connection)
-        self._slots += 1
-        self._listen()
+        if connection in self._connections:
+            self._connections.remove(connection)
+            self._slots += 1
+            self._listen()
 
     def _sweep(self) -> None:
         now = self._loop.time()

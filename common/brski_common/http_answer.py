@@ -26,8 +26,8 @@ MAX_INTERIM: Final = 8  # 1xx answers before the final one
 _NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
 
 
-class _NoTransport(BaseProtocol):
-    """For the parser, which wants to tell one of its progress: of the body, that is bounded here already."""
+class NoTransport(BaseProtocol):
+    """For a parser, which wants to tell one of its progress: of a body that is bounded by who reads it."""
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Nothing was paused."""
@@ -46,7 +46,7 @@ class AnswerReader:
         self._heard = False
         loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(
-            _NoTransport(loop),
+            NoTransport(loop),
             loop,
             _NEVER_PAUSE,
             max_line_size=MAX_LINE_BYTES,
@@ -114,9 +114,11 @@ class AnswerReader:
         payload = self._payload
         if not self.status or self.is_complete:
             return self.is_complete
-        if (error := payload.exception()) is not None:
+        try:
+            data = payload.read_nowait()
+        except Exception as error:  # whatever the parser has told the payload
             raise PeerFailed("response-malformed", type(error).__name__) from error
-        if data := payload.read_nowait():
+        if data:
             self._chunks.append(data)
             self._size += len(data)
             if self._size > self._limit:

@@ -107,14 +107,15 @@ class HttpClient:
 
     async def _use(self, target: Target, question: Question | None) -> tuple[Line, HttpResponse | None]:
         """A connection, and on it the answer to the question, in time; it is kept if it can carry another."""
-        deadline, line = asyncio.get_running_loop().time() + self._seconds, None
+        loop = asyncio.get_running_loop()
+        deadline, line = loop.time() + self._seconds, None
         try:
             await self._take_slot(deadline)
             try:
-                line = self._kept(target) or await self._open(target, deadline)
+                line = self._kept(target, loop.time()) or await self._open(target, deadline)
                 answer = None if question is None else await _answer(line, question, deadline)
                 if line.is_usable and not self._closed:
-                    self._idle[line] = asyncio.get_running_loop().time() + IDLE_SECONDS
+                    self._idle[line] = loop.time() + IDLE_SECONDS
                 return line, answer
             finally:
                 self._slots.release()
@@ -131,10 +132,7 @@ class HttpClient:
         else:
             await self._slots.acquire()  # at once
 
-    def _kept(self, target: Target) -> Line | None:
-        if not self._idle:
-            return None
-        now = asyncio.get_running_loop().time()
+    def _kept(self, target: Target, now: float) -> Line | None:
         for line, until in list(self._idle.items()):
             if not line.is_usable or (until < now and not self._single):
                 del self._idle[line]

@@ -21,14 +21,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from aiohttp.base_protocol import BaseProtocol
 from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING
 from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
+from brski_common import tls
 from brski_common.errors import BrskiError
+from brski_common.http_answer import NoTransport
 from brski_common.http_message import Request, Response, head, plain
 from brski_common.http_site import Route, Site, unforeseen
+from brski_common.tls_wire import TlsWire
 
 MAX_LINE_BYTES: Final = 4 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024  # of one header field; with MAX_HEADERS this bounds all of them
@@ -56,7 +59,7 @@ class Limits:
 class _Coming:
     """A request whose head has come, and of its body as much as has."""
 
-    __slots__ = ("chunks", "payload", "request", "route", "size", "version", "wants_close")
+    __slots__ = ("chunks", "is_whole", "payload", "request", "route", "size", "version", "wants_close")
 
     def __init__(self, message: RawRequestMessage, payload: StreamReader, request: Request) -> None:
         self.request = request
@@ -64,25 +67,27 @@ class _Coming:
         self.wants_close = message.should_close or message.upgrade  # no other protocol is spoken here
         self.payload, self.chunks, self.size = payload, list[bytes](), 0
         self.route: Route | None = None
+        self.is_whole = False  # its body is in the request
 
-    def take(self, limit: int) -> None:
-        """Move what has come of the body here; raises _Unwelcome."""
-        if self.payload.exception() is not None:
-            raise _Unwelcome(plain(400, "body-malformed"))
-        if data := self.payload.read_nowait():
+    def take(self, limit: int) -> bool:
+        """Move what has come of the body here; whether that was the last of it. Raises _Unwelcome."""
+        try:
+            data = self.payload.read_nowait()
+        except Exception as error:  # whatever the parser has told the payload
+            raise _Unwelcome(plain(400, "body-malformed")) from error
+        self.size += len(data)
+        if self.size > limit:
+            raise _Unwelcome(plain(413, "body-too-large"))
+        self.is_whole = self.payload.is_eof()
+        if self.is_whole:
+            self.request.body = b"".join((*self.chunks, data)) if self.chunks else data
+        elif data:
             self.chunks.append(data)
-            self.size += len(data)
-            if self.size > limit:
-                raise _Unwelcome(plain(413, "body-too-large"))
+        return self.is_whole
 
-    def is_complete(self) -> bool:
-        """Whether the last byte has come."""
-        return self.payload.is_eof()
-
-    def whole(self) -> Request:
-        """The request with its body."""
-        self.request.body = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        return self.request
+    def has_come(self) -> bool:
+        """Whether nothing more comes of it, be it taken or not."""
+        return self.is_whole or self.payload.is_eof()
 
 
 class _Unwelcome(Exception):
@@ -100,7 +105,7 @@ class HttpConnection(asyncio.Protocol):
         self._wire: asyncio.Transport | None = None
         self._remote = ""
         self._parser = HttpRequestParser(
-            BaseProtocol(loop),
+            NoTransport(loop),
             loop,
             _NEVER_PAUSE,
             max_line_size=MAX_LINE_BYTES,
@@ -113,15 +118,27 @@ class HttpConnection(asyncio.Protocol):
         self._coming: _Coming | None = None
         self._ahead = b""  # came while a request was being answered
         self._deadline, self._stalled_until = NEVER, NEVER
-        self._is_idle = self._is_last = self._is_over = False
-        self.made = False
+        self._is_idle = self._is_last = self._is_over = self._is_holding = False
+        self._is_made = False  # the handshake is over
         self.task: asyncio.Task[None] | None = None  # while a handler works
 
     # The protocol of the transport
 
+    def behind(self, context: tls.TlsContext) -> TlsWire:
+        """TLS for this connection, whose handshake is bounded in time like all the rest (`check_time`)."""
+        wire = TlsWire(
+            context, self, server_side=True, close_seconds=self._limits.close_seconds, missed=self._never_made
+        )
+        self._wire, self._deadline = wire, self._loop.time() + self._limits.handshake_seconds
+        return wire
+
+    def _never_made(self, error: OSError) -> None:
+        log.debug("no connection: %s", error)
+        self.connection_lost(error)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """The client may speak."""
-        self.made, self._wire = True, cast("asyncio.Transport", transport)  # uvloop's is not a subclass
+        self._is_made, self._wire = True, cast("asyncio.Transport", transport)  # uvloop's is not a subclass
         name = transport.get_extra_info("peername")
         self._remote = name[0] if name else ""
         self._begin()
@@ -159,7 +176,9 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
         elif now > self._deadline:
             self._deadline = NEVER
-            if self._coming is not None and not self._is_over:
+            if not self._is_made:
+                self.abort()
+            elif self._coming is not None and not self._is_over:
                 self._say(plain(408, "request-timeout"), is_last=True)
             else:
                 self._close()
@@ -167,7 +186,9 @@ class HttpConnection(asyncio.Protocol):
     def finish(self) -> None:
         """Answer what is being answered, nothing more."""
         self._is_last = True
-        if self.task is None:
+        if not self._is_made:
+            self.abort()
+        elif self.task is None:
             self._close()
 
     def abort(self) -> None:
@@ -180,12 +201,9 @@ class HttpConnection(asyncio.Protocol):
     def _begin(self) -> None:
         self._is_idle, self._deadline = False, self._loop.time() + self._limits.request_seconds
 
-    def _rest(self) -> None:
-        self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
-
     def _hold(self, data: bytes) -> None:
         assert self._wire is not None
-        self._ahead += data
+        self._ahead, self._is_holding = self._ahead + data, True
         self._wire.pause_reading()
 
     def _parse(self, data: bytes) -> None:
@@ -218,7 +236,7 @@ class HttpConnection(asyncio.Protocol):
             return
         self._parser.message_consumed()
         data, self._ahead = self._ahead, b""
-        self._rest()
+        self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
         self._parse(data)  # and what the parser has kept
         if data or self._coming is not None:
             self._begin()
@@ -228,10 +246,9 @@ class HttpConnection(asyncio.Protocol):
         route = coming.route
         if route is None:
             route = coming.route = self._route(coming)
-        coming.take(route.limit)
-        if coming.is_complete():
+        if coming.take(route.limit):
             self._deadline = NEVER
-            self.task = self._loop.create_task(self._answer(coming.whole(), route))
+            self.task = self._loop.create_task(self._answer(coming.request, route))
 
     def _route(self, coming: _Coming) -> Route:
         """What can be said by the head alone (law 2); raises _Unwelcome."""
@@ -245,23 +262,24 @@ class HttpConnection(asyncio.Protocol):
                 self._site.admit(request)
             except BrskiError as error:
                 raise _Unwelcome(self._site.refuse(request, error)) from error
-        if "Expect" in request.headers and coming.version != "1.0" and not coming.is_complete():
+        if EXPECT in request.headers and coming.version != "1.0" and not coming.has_come():
             self._check_expectation(request)
         return found
 
     def _check_body(self, request: Request, limit: int) -> None:
         """That the announced body can be taken; raises _Unwelcome."""
         headers = request.headers
-        if headers.get("Content-Encoding", "identity").lower() != "identity":
+        coding, transfer = headers.get(CONTENT_ENCODING), headers.get(TRANSFER_ENCODING)
+        if coding is not None and coding.lower() != "identity":
             raise _Unwelcome(plain(415, "content-encoding-not-supported"))
-        if headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+        if transfer is not None and transfer.lower() != "chunked":
             raise _Unwelcome(replace(plain(400, "transfer-coding-not-supported"), closes=True))
-        if int(headers.get("Content-Length", "0")) > limit:  # the parser has seen to it that it is a number
+        if int(headers.get(CONTENT_LENGTH, 0)) > limit:  # the parser has seen to it that it is a number
             raise _Unwelcome(plain(413, "body-too-large"))
 
     def _check_expectation(self, request: Request) -> None:
         """Tell a client to go on that waits for it (RFC 9110, 10.1.1); raises _Unwelcome."""
-        if request.headers["Expect"].lower() != "100-continue":
+        if request.headers[EXPECT].lower() != "100-continue":
             raise _Unwelcome(plain(417, "expectation-unknown"))
         if self._wire is not None:
             self._wire.write(_CONTINUE)
@@ -271,11 +289,14 @@ class HttpConnection(asyncio.Protocol):
         self.task = None
         self._say(response)
         self._turn_to_next()
-        self._go_on()
-        self._read_on()
+        if self._coming is not None:
+            self._go_on()
+        if self._is_holding:
+            self._read_on()
 
     def _read_on(self) -> None:
-        if self._wire is not None and self.task is None and not self._wire.is_reading():
+        if self._wire is not None and self.task is None:
+            self._is_holding = False
             self._wire.resume_reading()
 
     # Answers
@@ -285,7 +306,7 @@ class HttpConnection(asyncio.Protocol):
         coming, self._coming = self._coming, None
         if self._wire is None:
             return
-        is_partial = coming is None or not coming.is_complete()
+        is_partial = coming is None or not coming.has_come()
         is_last |= is_partial or self._is_last or response.closes or (coming is not None and coming.wants_close)
         self._wire.write(_written(response, coming, closes=is_last))
         if is_partial:

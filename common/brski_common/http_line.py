@@ -19,7 +19,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Final, cast
+from typing import Any, Final, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from brski_common import tls
@@ -40,8 +40,7 @@ _USUAL: Final = {"Host", "Accept-Encoding", "Accept", "Content-Type"}  # are the
 _VALUE: Final = re.compile(r"[\t -\x7e\x80-\xff]*")
 
 
-@dataclass(frozen=True, slots=True)
-class HttpResponse:
+class HttpResponse(NamedTuple):
     """A whole answer. `headers` ignore case; `peer` is whose TLS connection it came over."""
 
     status: int
@@ -103,10 +102,10 @@ class Line(asyncio.Protocol):
         wire = TlsWire(context, self, server_side=False, server_hostname=host.partition("%")[0])
         await self._connect(wire, host, port)
         try:
-            await wire.opened(None)
+            await wire.opened()
         except tls.PeerRefusedError as error:
             raise error.error from error
-        except TimeoutError as error:
+        except TimeoutError as error:  # TCP's
             raise PeerFailed("peer-timeout", f"{host}: {error}") from error
         except OSError as error:
             raise PeerFailed("tls-handshake-failed", str(error)) from error

@@ -24,6 +24,7 @@ from cryptography.x509.oid import NameOID, ObjectIdentifier
 
 from brski_common import der
 from brski_common.certificates import Credential, Facts, PrivateKey, extension, facts_of, public_key_info
+from brski_common.der_spans import members
 
 # RFC 5280, 4.1.2.5: the notAfter of a certificate that never expires, as IDevIDs do.
 NO_EXPIRY = datetime.fromisoformat("9999-12-31T23:59:59+00:00")
@@ -170,13 +171,17 @@ def _extension(value: x509.ExtensionType, *, critical: bool) -> bytes:
 
 
 _KEY_ID_BYTES = 20
+_SEQUENCE = bytes((der.SEQUENCE,))
+_ALGORITHM_AND_KEY = bytes((der.SEQUENCE, der.BIT_STRING))
 _KEY_ID_HEAD = _extension(x509.SubjectKeyIdentifier(bytes(_KEY_ID_BYTES)), critical=False)[:-_KEY_ID_BYTES]
 
 
 def _key_id_extension(key_info: bytes) -> bytes:
     """The SubjectKeyIdentifier: SHA-1 of the key's bits (RFC 5280, 4.2.1.2, method 1), as pyca makes it for a CA."""
-    _, key = der.parse(key_info).members(der.SEQUENCE, der.BIT_STRING)
-    return _KEY_ID_HEAD + hashlib.sha1(key.content[1:], usedforsecurity=False).digest()
+    #   SubjectPublicKeyInfo ::= SEQUENCE { algorithm SEQUENCE, subjectPublicKey BIT STRING }
+    (info,) = members(key_info, (0, 0, len(key_info)), _SEQUENCE)
+    _, (_, bits, end) = members(key_info, info, _ALGORITHM_AND_KEY)
+    return _KEY_ID_HEAD + hashlib.sha1(key_info[bits + 1 : end], usedforsecurity=False).digest()
 
 
 def _algorithm(key: object) -> bytes:

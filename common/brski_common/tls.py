@@ -244,16 +244,16 @@ class TlsObject:
     def peer(self, address: str | None = None) -> Peer | None:
         """Who is at the other end, None without a certificate; raises Malformed. Read once, then remembered."""
         if not self._peer_known:
-            self._peer = self._read_peer()
+            self._peer = self._read_peer(address)
             self._peer_known = True
-        if address is not None and self._peer is not None and self._peer.address is None:
+        elif address is not None and self._peer is not None and self._peer.address is None:
             self._peer = Peer(self._peer.certificate, self._peer.chain, address)
         return self._peer
 
-    def _read_peer(self) -> Peer | None:
+    def _read_peer(self, address: str | None) -> Peer | None:
         received = shown(self._connection, MAX_CHAIN_CERTIFICATES, server_side=self.server_side)
         chain = tuple(map(load_certificate, received))
-        return Peer(certificate=chain[0], chain=chain, address=None) if chain else None
+        return Peer(chain[0], chain, address) if chain else None
 
     def get_channel_binding(self, cb_type: str = "tls-exporter") -> bytes | None:
         """What only the two ends know: `tls-exporter` (RFC 9266, 2) or `tls-unique` (RFC 5929, 3; TLS 1.2 only)."""
@@ -342,8 +342,10 @@ def client_context(
 
 def peer_of(transport: BaseTransport | None) -> Peer | None:
     """The peer of a connection, None without a certificate or without TLS; raises Malformed for a broken one."""
-    connection = transport.get_extra_info("ssl_object") if transport is not None else None
-    if transport is None or not isinstance(connection, TlsObject):
+    if transport is None:
+        return None
+    connection = transport.get_extra_info("ssl_object")
+    if not isinstance(connection, TlsObject):
         return None
     if connection._peer is not None and connection._peer.address is not None:
         return connection._peer

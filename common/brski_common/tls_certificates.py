@@ -4,7 +4,8 @@ pyOpenSSL makes objects of its own of each, which costs a connection more than w
 to the library beneath it, call by call as pyOpenSSL does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
@@ -52,24 +53,26 @@ def _read(parse: Callable[[Any, Any], Any], data: bytes) -> Any:  # noqa: ANN401
 
 def shown(connection: SSL.Connection, most: int, *, server_side: bool) -> list[bytes]:
     """The certificates that the peer showed, as received, leaf first; raises Malformed if they are more than `most`."""
-    ssl, found = connection._ssl, list[bytes]()
+    ssl = connection._ssl
     stack = openssl.SSL_get_peer_cert_chain(ssl)
     number = 0 if stack == ffi.NULL else openssl.sk_X509_num(stack)
-    if server_side:  # OpenSSL keeps the client's leaf apart from the rest of the chain
-        leaf = openssl.SSL_get_peer_certificate(ssl)
-        if leaf == ffi.NULL:
-            return found
-        found.append(_encoded(leaf))
-        openssl.X509_free(leaf)
-    if number + len(found) > most:
-        raise Malformed("chain-too-long", f"{number + len(found)} certificates, at most {most}")
-    return found + [_encoded(openssl.sk_X509_value(stack, index)) for index in range(number)]
+    leaf = openssl.SSL_get_peer_certificate(ssl) if server_side else ffi.NULL
+    if server_side and leaf == ffi.NULL:
+        return []
+    # OpenSSL keeps a client's leaf apart from the rest of the chain.
+    certificates = [ffi.gc(leaf, openssl.X509_free)] if server_side else []
+    if number + len(certificates) > most:
+        raise Malformed("chain-too-long", f"{number + len(certificates)} certificates, at most {most}")
+    return _encoded(certificates + [openssl.sk_X509_value(stack, index) for index in range(number)])
 
 
-def _encoded(certificate: Any) -> bytes:  # noqa: ANN401 -- a pointer
-    bio, content = openssl.BIO_new(openssl.BIO_s_mem()), ffi.new("char **")
-    openssl.i2d_X509_bio(bio, certificate)
-    size = openssl.BIO_get_mem_data(bio, content)
-    data = bytes(ffi.buffer(content[0], size))
+def _encoded(certificates: Sequence[Any]) -> list[bytes]:
+    """Pointers in, DER out: one behind the other in one buffer, then cut."""
+    bio, content, ends = openssl.BIO_new(openssl.BIO_s_mem()), ffi.new("char **"), [0]
+    for certificate in certificates:
+        openssl.i2d_X509_bio(bio, certificate)
+        ends.append(openssl.BIO_get_mem_data(bio, content))
+    data = ffi.buffer(content[0], ends[-1]) if certificates else b""
+    encoded = [data[start:end] for start, end in pairwise(ends)]
     openssl.BIO_free(bio)
-    return data
+    return encoded

@@ -10,6 +10,7 @@ from functools import lru_cache
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from OpenSSL import SSL
+from OpenSSL._util import ffi
 from OpenSSL._util import lib as openssl
 
 from brski_common.certificates import Credential
@@ -31,10 +32,14 @@ LEAF_ONLY_DEPTH = -2  # see `_new_context`
 def server_options(credential: Credential, minimum: ssl.TLSVersion, maximum: ssl.TLSVersion) -> SSL.Context:
     """What all connections of a server share; raises Misconfigured for a key or chain that OpenSSL rejects."""
     context = _new_context(SSL.TLS_SERVER_METHOD, credential.chain[1:], minimum, maximum)
-    context.set_verify(SSL.VERIFY_PEER, lambda *_: True)
+    openssl.SSL_CTX_set_verify(context._context, SSL.VERIFY_PEER, _TAKE_ANY)
     context.set_alpn_select_callback(lambda _, offered: ALPN[0] if ALPN[0] in offered else SSL.NO_OVERLAPPING_PROTOCOLS)
     use(context, credential)
     return context
+
+
+# OpenSSL asks for each thing it has against a chain. pyOpenSSL would make an object of the certificate each time.
+_TAKE_ANY = ffi.callback("int (*)(int, X509_STORE_CTX *)", lambda _ok, _store: 1)
 
 
 @lru_cache(maxsize=REMEMBERED_CLIENTS)

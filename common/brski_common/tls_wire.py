@@ -4,14 +4,16 @@ Laws of this file:
 
 1. What the socket gives goes into OpenSSL as it comes, and what OpenSSL gives goes to the protocol at once: nothing is
    buffered here, so the event loop's own flow control, passed on as it is, bounds memory on both sides.
-2. The protocol is told of a connection when the handshake is over and `judge` had no objection, and not before.
+2. The protocol is told of a connection when the handshake is over and `judge` had no objection, and not before. Why
+   there is none, `opened` raises, and `missed` is told when TCP is gone. How long a handshake may take is for them.
 3. A `TlsWire` is the transport of its protocol and the protocol of its transport. It ends in `connection_lost`, once.
 4. In TLS 1.3 each side's last word of the handshake travels with what it says first, so that the other wakes once for
    both. The server's is a ticket that points at nothing (pyOpenSSL cannot do without) and may wait for long, the
    client's is waited for: it goes when those who waited for the handshake have had their turn, in any case.
 5. A peer that keeps us busy with records that carry no data, such as key updates, is put out.
 6. Closing sends close_notify, then the end of the stream, and waits `close_seconds` for the peer to do the same; what
-   the peer still sends is dropped. So an answer is read before a reset can overtake it.
+   the peer still sends is dropped. So an answer is read before a reset can overtake it. A peer that has said goodbye
+   is not waited for.
 
 `asyncio.sslproto` can do all of this; it costs a connection about as much again as its handshake.
 """
@@ -19,7 +21,7 @@ Laws of this file:
 import asyncio
 import ssl
 import threading
-from contextlib import suppress
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from OpenSSL import SSL
@@ -58,61 +60,64 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         server_side: bool,
         server_hostname: str | None = None,
         close_seconds: float = CLOSE_SECONDS,
+        missed: Callable[[OSError], None] | None = None,
     ) -> None:
         super().__init__()
         self._tls = _side(context).connection(server_side=server_side, server_hostname=server_hostname)
         self._connection = self._tls._connection
         self._plain, self._encrypted = _BUFFERS.plain, _BUFFERS.encrypted
         self._protocol, self._server_side, self._close_seconds = protocol, server_side, close_seconds
+        self._missed = missed
         self._loop = asyncio.get_running_loop()
-        self._opened: asyncio.Future[None] = self._loop.create_future()
         self._raw: asyncio.Transport | None = None
         self._said_nothing = 0
-        self._joined = self._closing = self._paused = self._is_cut = False
+        self._joined = self._closing = self._paused = self._is_cut = self._heard_goodbye = False
+        self._failure: OSError | None = None  # why the handshake did not come to its end
+        self._waiting: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    async def opened(self, seconds: float | None) -> None:
-        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError, TimeoutError.
+    async def opened(self) -> None:
+        """Wait for the end of the handshake; raises ssl.SSLError, PeerRefusedError or another OSError.
 
-        With None somebody else watches the clock, and cancels.
+        Who has waited for long enough cancels.
         """
-        timer = None if seconds is None else self._loop.call_later(seconds, self._too_late)
-        try:
-            await self._opened
-        except asyncio.CancelledError:
-            self.abort()
-            raise
-        finally:
-            if timer is not None:
-                timer.cancel()
+        if not self._joined and self._failure is None:
+            self._waiting = self._loop.create_future()
+            try:
+                await self._waiting
+            except asyncio.CancelledError:
+                self.abort()
+                raise
+        if self._failure is not None:
+            raise self._failure
 
-    def _too_late(self) -> None:
-        if not self._opened.done():
-            self._opened.set_exception(TimeoutError("the TLS handshake took too long"))
-            self.abort()
+    def _shaken(self, failure: OSError | None) -> None:
+        """The handshake is over."""
+        self._joined, self._failure = failure is None, failure
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_result(None)
 
     # The protocol of the TCP transport
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """TCP stands; a client begins to speak."""
         self._raw = cast("asyncio.Transport", transport)
-        if not self._server_side:
+        if self._closing:
+            self._raw.abort()  # it was given up before it stood
+        elif not self._server_side:
             self._shake()
 
     def data_received(self, data: bytes) -> None:
         """Encrypted bytes have come."""
-        for start in range(0, len(data), SLICE_BYTES):
+        for part in (data,) if len(data) <= SLICE_BYTES else _slices(data):
             if self._closing:
                 return  # after our goodbye only the end of the peer's stream is of interest
-            self._take(data[start : start + SLICE_BYTES] if len(data) > SLICE_BYTES else data)
-
-    def _take(self, data: bytes) -> None:
-        openssl.BIO_write(self._connection._into_ssl, data, len(data))
-        if not self._opened.done():
-            self._shake()
-        elif not self._paused:
-            self._said_nothing += len(data)
-            self._read()
+            openssl.BIO_write(self._connection._into_ssl, part, len(part))
+            if not self._joined:
+                self._shake()
+            elif not self._paused:
+                self._said_nothing += len(part)
+                self._read()
 
     def eof_received(self) -> None:
         """The peer's stream has ended; the TCP transport closes itself.
@@ -127,13 +132,18 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         self._closing = True
-        if not self._opened.done():
-            self._opened.set_exception(exc or ConnectionResetError("closed during the handshake"))
         protocol, self._protocol, self._raw = self._protocol, _NOBODY, None  # a cycle less for the collector
+        missed, self._missed = self._missed, None
         if self._joined:
             if exc is None and self._is_cut:
                 exc = ConnectionAbortedError("the TLS connection ended without close_notify")
             protocol.connection_lost(cast("Exception | None", exc))
+            return
+        if self._failure is None:
+            ended = exc if isinstance(exc, OSError) else ConnectionResetError("closed during the handshake")
+            self._shaken(ended)
+        if missed is not None and self._failure is not None:
+            missed(self._failure)
 
     def pause_writing(self) -> None:
         """The peer does not read fast enough."""
@@ -148,13 +158,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
     # TLS
 
     def _shake(self) -> None:
-        try:
-            self._connection.do_handshake()
-        except SSL.WantReadError:
-            self._flush()
-            return
-        except SSL.Error as error:
-            self._fail(as_ssl_error(error))
+        handle = self._connection._ssl
+        done = openssl.SSL_do_handshake(handle)
+        if done != 1:
+            self._not_yet(handle, done)
             return
         try:
             self._tls.judge()
@@ -168,12 +175,15 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         if not self._server_side:
             self._loop.call_soon(self._flush)
 
+    def _not_yet(self, handle: Any, result: int) -> None:  # noqa: ANN401 -- a pointer
+        """More has to come from the peer, most of the time: not worth an exception."""
+        if openssl.SSL_get_error(handle, result) == openssl.SSL_ERROR_WANT_READ:
+            self._flush()
+        else:
+            self._raise(handle, result)
+
     def _join(self) -> None:
-        if self._opened.done():  # nobody waits any more
-            self.abort()
-            return
-        self._opened.set_result(None)
-        self._joined = True
+        self._shaken(None)
         self._protocol.connection_made(self)
         if not self._paused:
             self._read()  # what came with the last flight
@@ -189,17 +199,24 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
                 continue
             # Nearly always there is just no more: not worth an exception. An answer to a key update may wait for
             # the next write (RFC 8446, 4.6.3).
-            if openssl.SSL_get_error(handle, size) == openssl.SSL_ERROR_WANT_READ:
+            why = openssl.SSL_get_error(handle, size)
+            if why == openssl.SSL_ERROR_WANT_READ:
                 if self._said_nothing > MAX_SILENT_BYTES:
                     self._fail(ssl.SSLError(ssl.SSL_ERROR_SSL, "the peer sends records without data"))
                 return
-            try:
-                self._connection._raise_ssl_error(handle, size)
-            except SSL.ZeroReturnError:
+            if why == openssl.SSL_ERROR_ZERO_RETURN:
+                self._heard_goodbye = True
                 self._protocol.eof_received()
                 self.close()
-            except SSL.Error as error:
-                self._fail(as_ssl_error(error))
+            else:
+                self._raise(handle, size)
+
+    def _raise(self, handle: Any, result: int) -> None:  # noqa: ANN401 -- a pointer
+        """Something is wrong: the connection ends as OpenSSL's error says."""
+        try:
+            self._connection._raise_ssl_error(handle, result)
+        except SSL.Error as error:
+            self._fail(as_ssl_error(error))
 
     def _flush(self) -> None:
         """Send what OpenSSL has for the peer."""
@@ -217,9 +234,9 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
 
     def _end(self, error: OSError) -> None:
         assert self._raw is not None
-        if not self._opened.done():
-            self._opened.set_exception(error)
         self._is_cut = self._joined
+        if not self._joined:
+            self._shaken(error)
         self._closing = True
         self._raw.close()
 
@@ -230,32 +247,30 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         if self._closing or not data:
             return
         handle, plain, sent = self._connection._ssl, ffi.from_buffer("char[]", data), 0
-        while sent < len(plain):  # a record at a time; a memory BIO is never full
-            size = openssl.SSL_write(handle, plain + sent, len(plain) - sent)
+        whole = len(plain)
+        while sent < whole:  # a record at a time; a memory BIO is never full
+            size = openssl.SSL_write(handle, plain + sent, whole - sent)
             if size <= 0:
-                self._failed_to_write(size)
+                self._raise(handle, size)
                 return
             sent += size
         self._flush()
-
-    def _failed_to_write(self, result: int) -> None:
-        try:
-            self._connection._raise_ssl_error(self._connection._ssl, result)
-        except SSL.Error as error:
-            self._fail(as_ssl_error(error))
 
     def close(self) -> None:
         """Say goodbye, and wait a moment for the peer to do so."""
         if self._closing or self._raw is None:
             return
         self._closing = True
-        with suppress(SSL.Error):
-            self._connection.shutdown()
+        if openssl.SSL_shutdown(self._connection._ssl) < 0:
+            openssl.ERR_clear_error()  # nothing can be said any more, or not yet
         self._flush()
         if self._raw.is_closing():
             return
-        self._raw.write_eof()
-        self._raw.resume_reading()
+        if self._heard_goodbye:
+            self._raw.close()
+        else:
+            self._raw.write_eof()
+            self._raw.resume_reading()
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._close_seconds, self.abort)
@@ -317,6 +332,10 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
     def can_write_eof(self) -> bool:
         """No: TLS cannot be closed by half in a way that everybody understands."""
         return False
+
+
+def _slices(data: bytes) -> Iterator[bytes]:
+    return (data[start : start + SLICE_BYTES] for start in range(0, len(data), SLICE_BYTES))
 
 
 def _side(context: TlsContext | TlsSide) -> TlsSide:

@@ -7,7 +7,7 @@ back; the first finding that is to be refused is raised, with all of them in its
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from brski_common.auditlog import AuditEvent, AuditLog
 from brski_common.errors import Refused
@@ -28,8 +28,7 @@ class Finding:
         return f"{self.reason}: {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Context:
+class Context(NamedTuple):
     """What the registrar knows besides: its own domainIDs, the nonce of its voucher, and when the device was bought.
 
     `own_nonces` are those of all vouchers that the device got here; None where nobody looked.

@@ -13,9 +13,8 @@ import base64
 import hashlib
 import hmac
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID, ObjectIdentifier
@@ -45,12 +44,11 @@ HARMLESS_EXTENSIONS: Final = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
+class Profile(NamedTuple):
     """What a certificate is to say, whatever the request said. `not_after` is a wish: no CA outlives itself.
 
-    A CA elsewhere reads the request itself. For it there is what was asked for, and how the device's IDevID calls it
-    (`relaying`); `asked` is None for a renewal, which repeats what was certified before.
+    A CA elsewhere reads the request itself. For it there is what was asked for, and the device's IDevID, whose name it
+    may use (`relaying`); `asked` is None for a renewal, which repeats what was certified before.
     """
 
     subject: x509.Name
@@ -59,7 +57,7 @@ class Profile:
     alternative_names: tuple[x509.GeneralName, ...] = ()
     extended_key_usage: tuple[ObjectIdentifier, ...] = (ID_KP_CLIENT_AUTH,)
     asked: CsrAttributes | None = None
-    idevid: x509.Name | None = None
+    idevid: x509.Certificate | None = None
 
 
 def authorise(device: Device | None, pledge: Pledge, policy: DomainPolicy) -> bool:
@@ -161,7 +159,7 @@ def profile(
         not_after=now + timedelta(days=policy.certificate_days),
         alternative_names=alternative_names(csr) if wanted else (),
         asked=asked,
-        idevid=pledge.certificate.subject,
+        idevid=pledge.certificate,
     )
 
 

@@ -9,8 +9,8 @@ enroll_status     OPERATIONAL, or UNENROLLED
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from datetime import datetime
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import NameOID
@@ -40,8 +40,7 @@ CERTIFICATE_SECONDS: Final = 300.0
 DEFAULT_LABEL: Final = ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Order:
+class _Order(NamedTuple):
     """A certificate that an admitted pledge asks for."""
 
     authority: CertificateAuthority
@@ -53,8 +52,7 @@ class _Order:
     peer: Peer | None
 
 
-@dataclass(frozen=True, slots=True)
-class _AtCa:
+class _AtCa(NamedTuple):
     """A request on its way to a CA. `work` begins the journal's words about it."""
 
     authority: CertificateAuthority
@@ -164,7 +162,7 @@ class EstService:
             raise
         csr_hash = enrolling.request_hash(csr)
         with_ca = _AtCa(authority, device, csr_hash, "renew", peer)
-        certificate = await self._issue(with_ca, csr, wanted)
+        certificate = await self._issue(with_ca, csr, wanted, now)
         await self._record(device, certificate, csr_hash, Event.RENEW, peer, renews=current)
         return certificate
 
@@ -221,19 +219,19 @@ class EstService:
         now = self._registrar.clock()
         profile = enrolling.profile(order.pledge, csr, order.asked, order.policy.domain, now)
         with_ca = _AtCa(order.authority, order.device, order.csr_hash, "enroll", order.peer)
-        certificate = await self._issue(with_ca, csr, profile)
+        certificate = await self._issue(with_ca, csr, profile, now)
         await self._record(order.device, certificate, order.csr_hash, Event.ENROLL, order.peer)
         return certificate
 
     async def _issue(
-        self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile
+        self, at: "_AtCa", csr: x509.CertificateSigningRequest, profile: enrolling.Profile, now: datetime
     ) -> x509.Certificate:
         """Have a request certified. What a CA elsewhere has against it is written down; of waiting, the beginning.
 
         Each certificate costs the CA a signature, and a record that is kept for good: NotYet for too many.
         """
-        holder, now = at.device.fingerprint, self._registrar.clock().timestamp()
-        if wait := self._certificates.wait(holder, now):
+        holder, second = at.device.fingerprint, now.timestamp()
+        if wait := self._certificates.wait(holder, second):
             raise NotYet("too-many-certificates", f"more than {CERTIFICATES_AT_ONCE} of this device at once", wait)
         try:
             certificate = await at.authority.issue(csr, profile)
@@ -245,7 +243,7 @@ class EstService:
         except (Refused, PeerFailed) as error:
             await self._note(at.device, Note(f"{at.work}-refused", error.reason, error.detail), at.peer)
             raise
-        self._certificates.take(holder, now)
+        self._certificates.take(holder, second)
         return certificate
 
     async def _admitted(self, peer: Peer | None) -> tuple[Policy, Pledge, Device]:

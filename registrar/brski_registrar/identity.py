@@ -13,17 +13,19 @@ from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID, ObjectIdentifier
 
+from brski_common.certificate_bytes import Name
 from brski_common.certificates import (
     ID_KP_CLIENT_AUTH,
     Peer,
     common_name,
     extended_key_usages,
+    extension,
+    facts_of,
     fingerprint,
     hardware_module_name,
     idevid_issuer,
@@ -35,14 +37,12 @@ from brski_common.paths import Anchors, build_path
 from brski_registrar.policy import Manufacturer, SerialField
 
 MAX_SERIAL_NUMBER: Final = 64  # characters: what a subject can hold (RFC 5280, A.1)
-REMEMBERED_AUTHORITIES: Final = 64
 REMEMBERED_PEERS: Final = 64  # connections at once that cost nothing more; a device's comes once
 
 _CLIENT_USAGES: Final = frozenset({ID_KP_CLIENT_AUTH, ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE})
 
 
-@dataclass(frozen=True, slots=True)
-class Pledge:
+class Pledge(NamedTuple):
     """A device that TLS authenticated by its IDevID. `issuer` is the idevid-issuer leaf of its vouchers."""
 
     manufacturer: Manufacturer
@@ -82,12 +82,10 @@ class Trust:
 
     def __init__(self, makers: Iterable[Maker] = ()) -> None:
         self.makers = {maker.record.name: maker for maker in makers}
-        self._by_subject: dict[x509.Name, list[Maker]] = {}
+        self._by_subject: dict[Name, list[Maker]] = {}
         for maker in self.makers.values():
-            for subject in {anchor.subject for anchor in maker.idevids.certificates}:
+            for subject in {facts_of(anchor).subject for anchor in maker.idevids.certificates}:
                 self._by_subject.setdefault(subject, []).append(maker)
-        # All devices of a line come with the same authorities.
-        self._named_by_authority = lru_cache(maxsize=REMEMBERED_AUTHORITIES)(self._named_by)
         self._recognised: OrderedDict[int, tuple[Peer, Pledge]] = OrderedDict()
 
     def pledge(self, peer: Peer | None, now: datetime) -> Pledge:
@@ -126,6 +124,7 @@ class Trust:
         leaf = chain[0]
         maker, path = self._path(chain)
         _check_leaf(leaf)
+        dates = [facts_of(certificate) for certificate in path]
         return Pledge(
             maker.record,
             leaf,
@@ -133,8 +132,8 @@ class Trust:
             _serial_number(leaf, maker.record),
             idevid_issuer(leaf),
             fingerprint(leaf).hex(),
-            max(certificate.not_valid_before_utc for certificate in path),
-            min(certificate.not_valid_after_utc for certificate in path),
+            max([each.not_before for each in dates]),
+            min([each.not_after for each in dates]),
         )
 
     def _path(self, chain: Sequence[x509.Certificate]) -> tuple[Maker, tuple[x509.Certificate, ...]]:
@@ -148,13 +147,10 @@ class Trust:
         raise failure or Unknown("manufacturer-unknown", f"no anchor for {common_name(chain[0])}")
 
     def _candidates(self, chain: Sequence[x509.Certificate]) -> Iterable[Maker]:
-        named = [*self._named_by(chain[0])]
-        for authority in chain[1:]:
-            named += self._named_by_authority(authority)
-        return {maker.record.name: maker for maker in named}.values()
-
-    def _named_by(self, certificate: x509.Certificate) -> Sequence[Maker]:
-        return self._by_subject.get(certificate.issuer, ())
+        named: dict[str, Maker] = {}
+        for certificate in chain:
+            named |= {maker.record.name: maker for maker in self._by_subject.get(facts_of(certificate).issuer, ())}
+        return named.values()
 
 
 def _anchors(pem: str) -> Anchors:
@@ -167,11 +163,8 @@ def _check_leaf(leaf: x509.Certificate) -> None:
     usages = extended_key_usages(leaf)
     if usages and not usages & _CLIENT_USAGES:
         raise Untrusted("idevid-usage", f"{common_name(leaf)} is not for TLS clients")
-    try:
-        usage = leaf.extensions.get_extension_for_class(x509.KeyUsage).value
-    except x509.ExtensionNotFound:
-        return  # RFC 8995, 2.3: an IDevID should have no such restriction
-    if not usage.digital_signature:
+    usage = extension(leaf, x509.KeyUsage)  # RFC 8995, 2.3: an IDevID should have no such restriction
+    if usage is not None and not usage.digital_signature:
         raise Untrusted("idevid-usage", f"{common_name(leaf)} may not sign")
 
 

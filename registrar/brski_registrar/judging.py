@@ -1,8 +1,8 @@
 """Fetch a device's audit log and say what follows from it (RFC 8995, 5.8): the order of it, `auditing` decides."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import NamedTuple
 
 from brski_common.artifact import Format
 from brski_common.certificates import Credential, domain_id
@@ -18,8 +18,7 @@ from brski_registrar.records import Device, Note
 from brski_registrar.store import Store
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What the log came to: an event for the device's lifecycle (None: not known yet), and lines for the journal."""
 
     event: Event | None
@@ -66,7 +65,7 @@ class Judge:
         purchased_on = admission.purchased_on if admission else None
         context = Context(own_domains=self._own_domains, nonce=device.nonce, purchased_on=purchased_on)
         if auditing.unexplained(log, context):
-            context = replace(context, own_nonces=await self._store.nonces(device.id))
+            context = context._replace(own_nonces=await self._store.nonces(device.id))
         return auditing.judge(log, rules, context)
 
     def _request(self, maker: Maker, device: Device, now: datetime) -> bytes:

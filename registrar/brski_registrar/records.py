@@ -101,8 +101,7 @@ class Note(NamedTuple):
     detail: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(NamedTuple):
     """What a pledge's request came to: how the MASA was, or will be, asked."""
 
     media_type: str
@@ -112,8 +111,7 @@ class Asked:
     rvr: bytes | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(NamedTuple):
     """What happens to a device in one unit: events in their order, notes for the journal, and why."""
 
     events: tuple[Event, ...]

@@ -154,7 +154,8 @@ def _known(profile: Profile) -> frozenset[str]:
 def _nameable(profile: Profile) -> set[Pair]:
     asked = (profile.asked.wishes.subject or ()) if profile.asked is not None else ()
     given = {(wish.oid, wish.value) for rdn in asked for wish in rdn if wish.value is not None}
-    return {*_pairs(profile.subject), *_pairs(profile.idevid or x509.Name(())), *given}
+    idevid = () if profile.idevid is None else _pairs(profile.idevid.subject)
+    return {*_pairs(profile.subject), *idevid, *given}
 
 
 def _serials(name: x509.Name) -> list[str]:

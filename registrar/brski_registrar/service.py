@@ -11,9 +11,9 @@ import asyncio
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 
@@ -55,8 +55,7 @@ _STILL_GOOD: Final = frozenset({State.VOUCHERED, State.IMPRINTED, State.APPROVED
 log = logs.logger("registrar")
 
 
-@dataclass(frozen=True, slots=True)
-class Attempt:
+class Attempt(NamedTuple):
     """A pledge's voucher request under way."""
 
     policy: Policy

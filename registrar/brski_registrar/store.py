@@ -13,7 +13,6 @@ The laws of this file:
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final
 
@@ -331,9 +330,12 @@ def _followed(state: State, events: Iterable[Event]) -> State:
 
 def _advance(connection: Connection, device: Device, change: Change) -> Device:
     """`device` may be old. If its row is not as expected, somebody was here in between: look, and decide again."""
-    with suppress(Refused):
-        if (after := _changed(connection, device, change)) is not None:
-            return after
+    try:
+        after = _changed(connection, device, change)
+    except Refused:
+        after = None
+    if after is not None:
+        return after
     fresh = _device_by_id(connection, device.id)
     after = _changed(connection, fresh, change)
     if after is None:
@@ -345,7 +347,7 @@ def _changed(connection: Connection, device: Device, change: Change) -> Device |
     """The device after `change`, None if it is not in the state that `device` says."""
     values: dict[str, Any] = {
         "state": _followed(device.state, change.events),
-        "reason": printable(change.reason),
+        "reason": printable(change.reason) if change.reason else "",
         "csr_sha256": device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
         "changed_at": change.now,
     }
@@ -387,5 +389,5 @@ def _write_lines(connection: Connection, about: dict[str, Any], notes: Sequence[
     values = dict(about)
     for line, (event, reason, detail) in enumerate(notes):
         values[f"event_{line}"], values[f"reason_{line}"] = event, reason
-        values[f"detail_{line}"] = printable(detail, MAX_DETAIL)
+        values[f"detail_{line}"] = printable(detail, MAX_DETAIL) if detail else ""
     schema.new_lines(len(notes)).change(connection, values)

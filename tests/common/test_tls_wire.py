@@ -99,7 +99,8 @@ async def connect(
     side = tls.client_side(DEVICE, judge=judge, maximum_version=maximum_version)
     wire = TlsWire(side, listener, server_side=False)
     await asyncio.get_running_loop().create_connection(lambda: wire, "127.0.0.1", port)
-    await wire.opened(SECONDS)
+    async with asyncio.timeout(SECONDS):  # no task of its own: some tests count the turns of the event loop
+        await wire.opened()
     return wire, listener
 
 
@@ -144,6 +145,7 @@ def test_much_comes_whole_and_a_slow_reader_stops_the_writer(factory: Callable[[
             assert bytes(servers[0].received) == data
             wire.close()
             await servers[0].lost
+            await listener.lost
 
     with asyncio.Runner(loop_factory=factory) as runner:
         runner.run(story())
@@ -208,7 +210,8 @@ async def test_a_handshake_that_takes_too_long_is_given_up() -> None:
         port = server.sockets[0].getsockname()[1]
         await asyncio.get_running_loop().create_connection(lambda: wire, "127.0.0.1", port)
         with pytest.raises(TimeoutError):
-            await wire.opened(0.05)
+            await asyncio.wait_for(wire.opened(), 0.05)
+        assert wire.is_closing()
         over.set()
 
 
@@ -229,6 +232,7 @@ async def test_the_last_word_of_a_handshake_travels_with_the_first_that_is_said(
         assert bytes(servers[0].received) == b"hello"
         wire.close()
         await servers[0].lost
+        await listener.lost
 
 
 def update_keys(port: int, count: int) -> int:

@@ -32,7 +32,7 @@ CASES: list[tuple[str, AuditLog, Context, str]] = [
     (
         "older than the purchase",
         log_of(event(date=NOW - timedelta(days=9))),
-        replace(CONTEXT, purchased_on=NOW - timedelta(days=2)),
+        CONTEXT._replace(purchased_on=NOW - timedelta(days=2)),
         "audit-log-before-purchase",
     ),
 ]
@@ -48,7 +48,7 @@ def test_what_is_refused_by_default(log: AuditLog, context: Context, reason: str
 
 @pytest.mark.req("AL-11", "AL-12", "AL-13")
 def test_our_own_history_is_in_order() -> None:
-    context = replace(CONTEXT, purchased_on=NOW - timedelta(days=2))
+    context = CONTEXT._replace(purchased_on=NOW - timedelta(days=2))
     assert judge(log_of(event(), event(date=NOW - timedelta(days=1))), AuditPolicy(), context) == ()
 
 
@@ -106,7 +106,7 @@ def test_the_operator_reads_every_reason() -> None:
 
 @pytest.mark.req("AL-11", "AL-13")
 def test_a_voucher_in_our_name_that_we_never_asked_for_is_told() -> None:
-    log, known = log_of(event(), event(nonce="rogue")), replace(CONTEXT, own_nonces={"n", "older"})
+    log, known = log_of(event(), event(nonce="rogue")), CONTEXT._replace(own_nonces={"n", "older"})
     (finding,) = judge(log, AuditPolicy(), known)
     assert (finding.treatment, finding.reason) == (Treatment.NOTE, "audit-log-own-nonce-unknown")
     assert judge(log_of(event(), event(nonce=None)), AuditPolicy(own_nonceless=Treatment.IGNORE), known) == ()

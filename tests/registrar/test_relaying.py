@@ -31,7 +31,8 @@ from brski_registrar.enrolling import Profile, alternative_names
 from tests.support.world import NOW, YEARS, Domain, Manufacturer, key_for
 
 SERIAL = "SN-1"
-IDEVID = Manufacturer().idevid(SERIAL).certificate.subject
+CERTIFICATE = Manufacturer().idevid(SERIAL).certificate
+IDEVID = CERTIFICATE.subject
 OWN = Wishes(subject=subject_wish(("2.5.4.5", SERIAL)))
 DOMAIN, ELSEWHERE = Domain(), Domain(name="Elsewhere")
 NODE_NAME = acp_node_name(acp_name("acp.example.com", IPv6Address("fd00::1")))
@@ -57,7 +58,7 @@ def profile(asked: csrattrs.CsrAttributes | None, names: Sequence[x509.GeneralNa
         not_after=NOW + timedelta(days=9),
         alternative_names=tuple(names),
         asked=asked,
-        idevid=IDEVID,
+        idevid=CERTIFICATE,
     )
 
 

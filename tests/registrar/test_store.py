@@ -44,7 +44,7 @@ def pledge_of(serial: str) -> Pledge:
 
 def change(*events: Event, **more: object) -> Change:
     notes = tuple(Note(event) for event in events)
-    return replace(Change(events=events, notes=notes, now=NOW), **more)  # type: ignore[arg-type] # names of members
+    return Change(events=events, notes=notes, now=NOW)._replace(**more)  # type: ignore[arg-type] # names of members
 
 
 VOUCHERED = change(Event.REQUEST, Event.VOUCHER)
@@ -121,7 +121,7 @@ async def test_a_second_request_replaces_the_first_and_keeps_its_history(databas
     store, pledge = Store(database), pledge_of(fresh())
     first = await store.request(pledge, ASKED, VOUCHERED, b"one", "")
     later = change(Event.REQUEST, now=NOW + timedelta(days=1))
-    second = await store.request(pledge, replace(ASKED, pvr_sha256="b" * 64, nonce=None), later)
+    second = await store.request(pledge, ASKED._replace(pvr_sha256="b" * 64, nonce=None), later)
     assert (second.id, second.created_at, second.changed_at) == (first.id, NOW, NOW + timedelta(days=1))
     assert (second.state, second.nonce) == (State.REQUESTED, None)
     assert await Store(database).device(pledge) == second
@@ -389,5 +389,5 @@ async def test_the_nonces_of_a_devices_vouchers(database: Database) -> None:
     assert await store.nonces(1) == frozenset()
     device = await store.request(pledge, ASKED, VOUCHERED, b"voucher", "")
     for nonce in ("two", None):
-        device = await store.request(pledge, replace(ASKED, nonce=nonce), VOUCHERED, b"voucher", "")
+        device = await store.request(pledge, ASKED._replace(nonce=nonce), VOUCHERED, b"voucher", "")
     assert await store.nonces(device.id) == {"nonce", "two"}
