@@ -41,10 +41,8 @@ class Format(Enum):
 
     __hash__ = object.__hash__  # each is there once; Enum's own is a call at every look into a table
 
-    @property
-    def media_type(self) -> str:
-        """The media type, without parameters."""
-        return self.value
+    def __init__(self, media_type: str) -> None:
+        self.media_type = media_type  # without parameters; `value` is two calls
 
     @classmethod
     def of_media_type(cls, media_type: str) -> "Format":

@@ -70,7 +70,7 @@ def digest(previous: bytes, number: int, entry: Entry) -> bytes:
             entry.domain_id.hex(),
             entry.pinned_key.hex(),
             entry.nonce,
-            entry.assertion.value,
+            str(entry.assertion),
             None if entry.expires_on is None else entry.expires_on.isoformat(),
             entry.owner,
             entry.request.hex(),
@@ -121,7 +121,7 @@ def present(entries: Sequence[Entry], *, limit: int, always_abridge: bool = Fals
     if not entries:
         raise Unknown("audit-log-empty", "no voucher was ever issued for the device")
     if len(entries) <= limit and not unread and not always_abridge:
-        return AuditLog(events=tuple(_event(entry) for entry in entries))
+        return AuditLog(events=tuple([_event(entry) for entry in entries]))
     return _abridge(entries, limit, unread)
 
 
@@ -149,7 +149,7 @@ def _event(entry: Entry, truncated: int = 0) -> AuditEvent:
         date=entry.date,
         domain_id=entry.domain_id,
         nonce=entry.nonce,
-        assertion=entry.assertion.value,
+        assertion=str(entry.assertion),
         truncated=_capped(truncated),
     )
 
