@@ -98,11 +98,10 @@ class Examined:
 def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Examined:
     """Go through the plan of this file; raises Malformed, UnsupportedFormat, Untrusted, Refused."""
     _check_fresh(rvr.claimed, trust, now)
-    along = [facts_of(certificate) for certificate in rvr.certificates]
-    _check_a_registrar_came_along(along)
-    verified = rvr.verify_consistent(now, beside=_ours(along, trust))  # 5.5.2, 5.5.3
-    check_registrar(verified.signer)  # 5.5.4
-    keys = frozenset([facts_of(certificate).spki_sha256 for certificate in verified.path])
+    _check_a_registrar_came_along(rvr.facts)
+    verified = rvr.verify_consistent(now, beside=_ours(rvr.facts, trust))  # 5.5.2, 5.5.3
+    check_registrar(verified.facts[0])  # 5.5.4
+    keys = frozenset([facts.spki_sha256 for facts in verified.facts])
     _refuse_published_keys(keys, trust)
     prior = verified.value.prior_signed_voucher_request
     if prior is None:
@@ -134,15 +133,20 @@ def _ours(along: Iterable[Facts], trust: Trust) -> frozenset[x509.Certificate]:
     A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
     """
     found = [facts for facts in along if facts.issuer in trust.maker_names]
-    if any(ID_KP_CMC_RA in facts.extended_key_usages for facts in found):
+    if _registrars(found):
         return frozenset()
     return frozenset([facts.certificate for facts in found])
 
 
-def check_registrar(signer: x509.Certificate) -> None:
+def _registrars(certificates: Iterable[Facts]) -> list[Facts]:
+    return [facts for facts in certificates if ID_KP_CMC_RA in facts.extended_key_usages]
+
+
+def check_registrar(signer: Facts) -> None:
     """5.5.4: the domain made the signer a registrar (RFC 7030, 3.6.1); raises Untrusted."""
-    if ID_KP_CMC_RA not in extended_key_usages(signer):
-        raise Untrusted("registrar-not-authorized", f"{common_name(signer)} has no extended key usage id-kp-cmcRA")
+    if ID_KP_CMC_RA not in signer.extended_key_usages:
+        name = common_name(signer.certificate)
+        raise Untrusted("registrar-not-authorized", f"{name} has no extended key usage id-kp-cmcRA")
 
 
 def _check_fresh(claimed: VoucherRequest, trust: Trust, now: datetime) -> None:
@@ -154,7 +158,7 @@ def _check_fresh(claimed: VoucherRequest, trust: Trust, now: datetime) -> None:
 
 def _check_a_registrar_came_along(along: Iterable[Facts]) -> None:
     """Law 3: without any registrar's certificate no signature needs to be looked at."""
-    if not any(ID_KP_CMC_RA in facts.extended_key_usages for facts in along):
+    if not _registrars(along):
         raise Untrusted("registrar-not-authorized", "no certificate with id-kp-cmcRA came along")
 
 
@@ -175,8 +179,8 @@ def _examine_prior(
     now: datetime,
 ) -> Examined:
     _check_nonces(rvr.value, pvr.claimed)  # 5.5.6; cheap, and forging it below gains nothing
-    idevid = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
-    facts = facts_of(idevid)
+    facts = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
+    idevid = facts.certificate
     idevid_key = facts.spki_sha256
     _refuse_published_keys(frozenset((idevid_key,)), trust)
     serial = serial_number(idevid)  # 5.5.5 b
@@ -203,26 +207,26 @@ def _examine_prior(
 
 def _verify_pledge(
     pvr: Unverified[VoucherRequest], along: Sequence[x509.Certificate], trust: Trust, now: datetime | None
-) -> x509.Certificate:
+) -> Facts:
     """5.5.5 a: the IDevID that signed, under the maker's anchors; raises Untrusted.
 
     A constrained pledge sends no certificate, its registrar adds the chain (draft-ietf-anima-constrained-voucher, 7.2).
     """
     pool = (*along, *trust.idevid_pool)
     if pvr.certificates:
-        return _not_a_ca(pvr.verify(trust.idevid_anchors, now, pool=pool).signer)
+        return _not_a_ca(pvr.verify(trust.idevid_anchors, now, pool=pool).facts[0])
     for candidate in along:
         if _names_device(candidate, pvr.claimed.serial_number):
-            signer = pvr.verify_signed_by(candidate).signer
-            build_path(signer, pool, trust.idevid_anchors, now)
-            return _not_a_ca(signer)
+            verified = pvr.verify_signed_by(candidate)
+            build_path(verified.signer, pool, trust.idevid_anchors, now)
+            return _not_a_ca(verified.facts[0])
     raise Untrusted("idevid-missing", "the certificate that signed the pledge's request did not come along")
 
 
-def _not_a_ca(signer: x509.Certificate) -> x509.Certificate:
+def _not_a_ca(signer: Facts) -> Facts:
     """An IDevID CA is no device, though its key is under the maker's anchor too."""
-    if is_ca(signer):
-        raise Untrusted("idevid-is-ca", common_name(signer))
+    if signer.is_ca:
+        raise Untrusted("idevid-is-ca", common_name(signer.certificate))
     return signer
 
 
@@ -303,13 +307,15 @@ def compose(
     revocation_checks: bool | None = None,
 ) -> Voucher:
     """The voucher for a request that policy grants (RFC 8995, 5.6); nothing of the request is copied but its nonce."""
-    return Voucher(
-        created_on=created_on,
-        assertion=assertion,
-        serial_number=examined.serial_number,
-        nonce=examined.nonce,
-        pinned_domain_cert=to_der(pin),
-        expires_on=expires_on,
-        idevid_issuer=idevid_issuer,
-        domain_cert_revocation_checks=revocation_checks,
+    return Voucher.of(
+        {
+            "created_on": created_on,
+            "assertion": assertion,
+            "serial_number": examined.serial_number,
+            "nonce": examined.nonce,
+            "pinned_domain_cert": to_der(pin),
+            "expires_on": expires_on,
+            "idevid_issuer": idevid_issuer,
+            "domain_cert_revocation_checks": revocation_checks,
+        }
     )
