@@ -13,11 +13,10 @@ The laws of this file:
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cryptography import x509
 
@@ -60,8 +59,7 @@ Model = TypeVar("Model", bound=VoucherData, covariant=True)
 OfModel = TypeVar("OfModel", bound=VoucherData)
 
 
-@dataclass(frozen=True, slots=True)
-class Verified(Generic[Model]):
+class Verified(NamedTuple, Generic[Model]):
     """An artifact whose signature held, and the path by which its signer is trusted (signer first).
 
     `facts` are what stands in each certificate of the path.
@@ -75,8 +73,7 @@ class Verified(Generic[Model]):
     format: Format
 
 
-@dataclass(frozen=True, slots=True)
-class Unverified(Generic[Model]):
+class Unverified(NamedTuple, Generic[Model]):
     """An artifact as received. `claimed` is what somebody says, `certificates` are whatever came along.
 
     `facts` are what stands in each of these.
@@ -90,7 +87,7 @@ class Unverified(Generic[Model]):
     envelope: Envelope
 
     def verify(
-        self, anchors: Anchors, now: datetime | None, *, pool: Iterable[x509.Certificate] = ()
+        self, anchors: Anchors, now: datetime | None, *, pool: Iterable[Facts] = ()
     ) -> Verified[Model]:
         """Verify the signature and the signer's path to one of `anchors`; raises Untrusted.
 
@@ -99,8 +96,8 @@ class Unverified(Generic[Model]):
         """
         signer = _verify_signature(self.envelope, None, anchors)
         _check_signing_time(self.envelope, now)
-        offered = [*self.facts, *map(facts_of, pool)]
-        return self._verified(find_path(facts_of(signer), offered, anchors, now, leaf_may_be_anchor=True))
+        path = find_path(facts_of(signer), (*self.facts, *pool), anchors, now, leaf_may_be_anchor=True)
+        return self._verified(path)
 
     def verify_signed_by(self, certificate: x509.Certificate) -> Verified[Model]:
         """Verify that the key of `certificate`, which the caller trusts, made the signature; raises Untrusted."""

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from brski_common import strictjson
 from brski_common.auditlog import AuditEvent, AuditLog, Truncation
@@ -26,8 +26,7 @@ FIRST: Final = bytes(32)  # what the first entry has for a hash before it
 MAX_COUNT: Final = 1024  # RFC 8995, 5.8.1: counters may stop there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One voucher, about to be issued.
 
     `pinned_key` is the SPKI SHA-256 of the pinned certificate: the domainID may be chosen by who made that

@@ -24,8 +24,9 @@ The laws of this file:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -36,7 +37,6 @@ from brski_common.certificates import (
     ID_KP_CMC_RA,
     Facts,
     common_name,
-    extended_key_usages,
     facts_of,
     is_ca,
     load_certificate,
@@ -45,7 +45,7 @@ from brski_common.certificates import (
     to_der,
 )
 from brski_common.errors import Refused, UnsupportedFormat, Untrusted
-from brski_common.paths import Anchors, build_path
+from brski_common.paths import Anchors, find_path
 from brski_common.published_keys import PUBLISHED_TEST_KEYS
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 
@@ -72,8 +72,7 @@ class Trust:
         object.__setattr__(self, "maker_names", frozenset(facts_of(authority).subject for authority in authorities))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class Examined(NamedTuple):
     """A registrar's request that passed the plan.
 
     `path` is the registrar's chain as it holds together, signer first. `pinnable` is the part of it that also
@@ -112,7 +111,7 @@ def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Exa
         if error.reason != "voucher-kind-unexpected":
             raise
         return _examine_renewal(_without_pledge(verified, keys), artifact.parse_voucher(prior, rvr.format), trust)
-    return _examine_prior(verified, keys, pvr, rvr.certificates, trust, now)
+    return _examine_prior(verified, keys, pvr, rvr.facts, trust, now)
 
 
 def _without_pledge(verified: Verified[VoucherRequest], keys: frozenset[bytes]) -> Examined:
@@ -174,7 +173,7 @@ def _examine_prior(
     rvr: Verified[VoucherRequest],
     path_keys: frozenset[bytes],
     pvr: Unverified[VoucherRequest],
-    along: Sequence[x509.Certificate],
+    along: Sequence[Facts],
     trust: Trust,
     now: datetime,
 ) -> Examined:
@@ -206,20 +205,20 @@ def _examine_prior(
 
 
 def _verify_pledge(
-    pvr: Unverified[VoucherRequest], along: Sequence[x509.Certificate], trust: Trust, now: datetime | None
+    pvr: Unverified[VoucherRequest], along: Sequence[Facts], trust: Trust, now: datetime | None
 ) -> Facts:
     """5.5.5 a: the IDevID that signed, under the maker's anchors; raises Untrusted.
 
     A constrained pledge sends no certificate, its registrar adds the chain (draft-ietf-anima-constrained-voucher, 7.2).
     """
-    pool = (*along, *trust.idevid_pool)
+    pool = (*along, *map(facts_of, trust.idevid_pool))
     if pvr.certificates:
         return _not_a_ca(pvr.verify(trust.idevid_anchors, now, pool=pool).facts[0])
     for candidate in along:
-        if _names_device(candidate, pvr.claimed.serial_number):
-            verified = pvr.verify_signed_by(candidate)
-            build_path(verified.signer, pool, trust.idevid_anchors, now)
-            return _not_a_ca(verified.facts[0])
+        if _names_device(candidate.certificate, pvr.claimed.serial_number):
+            signer = pvr.verify_signed_by(candidate.certificate).facts[0]
+            find_path(signer, pool, trust.idevid_anchors, now)
+            return _not_a_ca(signer)
     raise Untrusted("idevid-missing", "the certificate that signed the pledge's request did not come along")
 
 
@@ -238,7 +237,7 @@ def _names_device(certificate: x509.Certificate, serial: str) -> bool:
 
 
 def _path_beside(
-    seen: bytes | None, rvr: Verified[VoucherRequest], along: Sequence[x509.Certificate], now: datetime
+    seen: bytes | None, rvr: Verified[VoucherRequest], along: Sequence[Facts], now: datetime
 ) -> tuple[x509.Certificate, ...]:
     """5.5.5 c: the part of the registrar's path that vouches for a key outside of it; empty without proximity.
 
@@ -249,12 +248,12 @@ def _path_beside(
         return ()
     authorities = Anchors(certificate for certificate in rvr.path if is_ca(certificate))
     for candidate in along:
-        if spki_sha256(candidate) == seen and ID_KP_CMC_RA in extended_key_usages(candidate):
+        if candidate.spki_sha256 == seen and ID_KP_CMC_RA in candidate.extended_key_usages:
             try:
-                path = build_path(candidate, along, authorities, now)
+                path = find_path(candidate, along, authorities, now)
             except Untrusted:
                 continue
-            return rvr.path[rvr.path.index(path[-1]) :]
+            return rvr.path[rvr.path.index(path[-1].certificate) :]
     return ()
 
 
@@ -290,7 +289,7 @@ def _examine_renewal(examined: Examined, prior: Unverified[Voucher], trust: Trus
     pinned = None if old.pinned_domain_cert is None else load_certificate(old.pinned_domain_cert)
     if pinned is None or spki_sha256(pinned) not in examined.path_keys:
         raise Untrusted("renewal-of-another-domain", "the voucher to be renewed pins another domain")
-    return replace(examined, renews=old)
+    return examined._replace(renews=old)
 
 
 # The voucher
