@@ -35,7 +35,8 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = 
         value: JsonValue = _DECODER.decode(text)
     except ValueError as error:
         raise Malformed("json-malformed", str(error)) from error
-    if not half_pairs and ("\\u" in text or isinstance(data, str)):
+    # One character is looked for thirty times faster than two, and base64 has no backslash.
+    if not half_pairs and (isinstance(data, str) or ("\\" in text and "\\u" in text)):
         _check_characters(value)
     return value
 
