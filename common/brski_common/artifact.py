@@ -86,9 +86,7 @@ class Unverified(NamedTuple, Generic[Model]):
     format: Format
     envelope: Envelope
 
-    def verify(
-        self, anchors: Anchors, now: datetime | None, *, pool: Iterable[Facts] = ()
-    ) -> Verified[Model]:
+    def verify(self, anchors: Anchors, now: datetime | None, *, pool: Iterable[Facts] = ()) -> Verified[Model]:
         """Verify the signature and the signer's path to one of `anchors`; raises Untrusted.
 
         `pool` adds intermediates to those that came along. The signer itself may be an anchor, as a
