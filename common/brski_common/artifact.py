@@ -16,7 +16,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from cryptography import x509
 
@@ -178,15 +178,22 @@ def _parse(data: bytes, artifact_format: Format, kind: type[OfModel]) -> Unverif
 
 def _verify_signature(envelope: Envelope, signer: x509.Certificate | None, anchors: Anchors) -> x509.Certificate:
     """Ask the envelope's own verifier. A signer that did not come along may be one of the anchors."""
-    verify = _VERIFIERS[type(envelope)]
     try:
-        return verify(envelope, signer)
+        return _verify(envelope, signer)
     except Untrusted:
         # The signer did not come along, as an anchor need not: ask each anchor's key.
         for anchor in anchors.certificates if signer is None else ():
             with suppress(Untrusted):
-                return verify(envelope, anchor)
+                return _verify(envelope, anchor)
         raise
+
+
+def _verify(envelope: Envelope, signer: x509.Certificate | None) -> x509.Certificate:
+    if isinstance(envelope, cms.SignedData):
+        return cms.verify(envelope, signer)
+    if isinstance(envelope, jws.SignedJson):
+        return jws.verify(envelope, signer)
+    return cose.verify(envelope, signer)
 
 
 def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:
@@ -212,11 +219,6 @@ def _highest(signer: Facts, pool: Sequence[Facts]) -> Facts:
     return highest
 
 
-_VERIFIERS: dict[type[Envelope], Callable[[Any, x509.Certificate | None], x509.Certificate]] = {
-    cms.SignedData: cms.verify,
-    jws.SignedJson: jws.verify,
-    cose.Sign1: cose.verify,
-}
 _PARSERS: dict[Format, Callable[[bytes], Envelope]] = {
     Format.CMS: cms.parse,
     Format.JWS: jws.parse,
