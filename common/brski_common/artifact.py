@@ -13,18 +13,17 @@ The laws of this file:
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
 from functools import lru_cache
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from cryptography import x509
 
 from brski_common import cms, cose, encoding, jws
 from brski_common.certificates import Credential, Facts, facts_of
 from brski_common.errors import Malformed, UnsupportedFormat, Untrusted
-from brski_common.paths import Anchors, build_path, find_path
+from brski_common.paths import Anchors, find_path
 from brski_common.voucher import Voucher, VoucherData, VoucherRequest
 
 MAX_ARTIFACT_BYTES = 128 * 1024
@@ -41,10 +40,8 @@ class Format(Enum):
 
     __hash__ = object.__hash__  # each is there once; Enum's own is a call at every look into a table
 
-    @property
-    def media_type(self) -> str:
-        """The media type, without parameters."""
-        return self.value
+    def __init__(self, media_type: str) -> None:
+        self.media_type = media_type  # without parameters; `value` is two calls
 
     @classmethod
     def of_media_type(cls, media_type: str) -> "Format":
@@ -62,30 +59,34 @@ Model = TypeVar("Model", bound=VoucherData, covariant=True)
 OfModel = TypeVar("OfModel", bound=VoucherData)
 
 
-@dataclass(frozen=True, slots=True)
-class Verified(Generic[Model]):
-    """An artifact whose signature held, and the path by which its signer is trusted (signer first)."""
+class Verified(NamedTuple, Generic[Model]):
+    """An artifact whose signature held, and the path by which its signer is trusted (signer first).
+
+    `facts` are what stands in each certificate of the path.
+    """
 
     value: Model
     signer: x509.Certificate
     path: tuple[x509.Certificate, ...]
+    facts: tuple[Facts, ...]
     raw: bytes
     format: Format
 
 
-@dataclass(frozen=True, slots=True)
-class Unverified(Generic[Model]):
-    """An artifact as received. `claimed` is what somebody says, `certificates` are whatever came along."""
+class Unverified(NamedTuple, Generic[Model]):
+    """An artifact as received. `claimed` is what somebody says, `certificates` are whatever came along.
+
+    `facts` are what stands in each of these.
+    """
 
     claimed: Model
     certificates: tuple[x509.Certificate, ...]
+    facts: tuple[Facts, ...]
     raw: bytes
     format: Format
     envelope: Envelope
 
-    def verify(
-        self, anchors: Anchors, now: datetime | None, *, pool: Iterable[x509.Certificate] = ()
-    ) -> Verified[Model]:
+    def verify(self, anchors: Anchors, now: datetime | None, *, pool: Iterable[Facts] = ()) -> Verified[Model]:
         """Verify the signature and the signer's path to one of `anchors`; raises Untrusted.
 
         `pool` adds intermediates to those that came along. The signer itself may be an anchor, as a
@@ -93,13 +94,13 @@ class Unverified(Generic[Model]):
         """
         signer = _verify_signature(self.envelope, None, anchors)
         _check_signing_time(self.envelope, now)
-        path = build_path(signer, [*self.certificates, *pool], anchors, now, leaf_may_be_anchor=True)
-        return self._verified(signer, path)
+        path = find_path(facts_of(signer), (*self.facts, *pool), anchors, now, leaf_may_be_anchor=True)
+        return self._verified(path)
 
     def verify_signed_by(self, certificate: x509.Certificate) -> Verified[Model]:
         """Verify that the key of `certificate`, which the caller trusts, made the signature; raises Untrusted."""
         signer = _verify_signature(self.envelope, certificate, _NOBODY)
-        return self._verified(signer, (signer,))
+        return self._verified((facts_of(signer),))
 
     def verify_consistent(self, now: datetime | None, *, beside: Collection[x509.Certificate] = ()) -> Verified[Model]:
         """Verify the signature, and that the signer's chain as it came along holds together; raises Untrusted.
@@ -109,17 +110,17 @@ class Unverified(Generic[Model]):
         """
         signer = _verify_signature(self.envelope, None, _NOBODY)
         _check_signing_time(self.envelope, now)
-        own = [certificate for certificate in self.certificates if not beside or certificate not in beside]
-        leaf, read = facts_of(signer), [facts_of(certificate) for certificate in own]
-        tops = tuple([facts for facts in read if facts.is_ca and facts.is_self_issued])
+        leaf = facts_of(signer)
+        own = [facts for facts in self.facts if facts.certificate not in beside] if beside else self.facts
+        tops = tuple([facts for facts in own if facts.is_ca and facts.is_self_issued])
         if not tops:
-            tops = (_highest(leaf, read),)
+            tops = (_highest(leaf, own),)
         alone = len(tops) == 1 and tops[0].der == leaf.der
-        path = find_path(leaf, read, _as_anchors(tops), now, leaf_may_be_anchor=alone)
-        return self._verified(signer, tuple([facts.certificate for facts in path]))
+        return self._verified(find_path(leaf, own, _as_anchors(tops), now, leaf_may_be_anchor=alone))
 
-    def _verified(self, signer: x509.Certificate, path: tuple[x509.Certificate, ...]) -> Verified[Model]:
-        return Verified(self.claimed, signer, path, self.raw, self.format)
+    def _verified(self, path: tuple[Facts, ...]) -> Verified[Model]:
+        certificates = tuple([facts.certificate for facts in path])
+        return Verified(self.claimed, certificates[0], certificates, path, self.raw, self.format)
 
 
 def parse_voucher(data: bytes, artifact_format: Format) -> Unverified[Voucher]:
@@ -170,33 +171,29 @@ def _parse(data: bytes, artifact_format: Format, kind: type[OfModel]) -> Unverif
     claimed = reader(envelope.content)
     if not isinstance(claimed, kind):
         raise UnsupportedFormat("voucher-kind-unexpected", f"a {type(claimed).__name__}, wanted a {kind.__name__}")
-    return Unverified(claimed, envelope.certificates, raw, artifact_format, envelope)
+    certificates = envelope.certificates
+    facts = tuple([facts_of(certificate) for certificate in certificates])
+    return Unverified(claimed, certificates, facts, raw, artifact_format, envelope)
 
 
 def _verify_signature(envelope: Envelope, signer: x509.Certificate | None, anchors: Anchors) -> x509.Certificate:
     """Ask the envelope's own verifier. A signer that did not come along may be one of the anchors."""
-    if isinstance(envelope, cms.SignedData):
-        return _first_that_holds(lambda candidate: cms.verify(envelope, candidate), signer, anchors)
-    if isinstance(envelope, jws.SignedJson):
-        return _first_that_holds(lambda candidate: jws.verify(envelope, candidate), signer, anchors)
-    return _first_that_holds(lambda candidate: cose.verify(envelope, candidate), signer, anchors)
-
-
-def _first_that_holds(
-    verify: Callable[[x509.Certificate | None], x509.Certificate],
-    signer: x509.Certificate | None,
-    anchors: Anchors,
-) -> x509.Certificate:
-    if signer is not None:
-        return verify(signer)
     try:
-        return verify(None)
+        return _verify(envelope, signer)
     except Untrusted:
         # The signer did not come along, as an anchor need not: ask each anchor's key.
-        for anchor in anchors.certificates:
+        for anchor in anchors.certificates if signer is None else ():
             with suppress(Untrusted):
-                return verify(anchor)
+                return _verify(envelope, anchor)
         raise
+
+
+def _verify(envelope: Envelope, signer: x509.Certificate | None) -> x509.Certificate:
+    if isinstance(envelope, cms.SignedData):
+        return cms.verify(envelope, signer)
+    if isinstance(envelope, jws.SignedJson):
+        return jws.verify(envelope, signer)
+    return cose.verify(envelope, signer)
 
 
 def _check_signing_time(envelope: Envelope, now: datetime | None) -> None:

@@ -44,8 +44,9 @@ def read(encoded: bytes) -> Parts:
     #       subjectPublicKeyInfo, … }
     (certificate,) = members(encoded, (0, 0, len(encoded)), _SEQUENCE)
     tbs, outer, _ = members(encoded, certificate, _CERTIFICATE)
-    fields = [place for tag, place in spans(encoded, tbs) if tag != _VERSION]
-    wanted = [encoded[at:after] for at, _, after in fields[:6]]
+    fields = spans(encoded, tbs)
+    first = 1 if fields[0][0] == _VERSION else 0
+    wanted = [encoded[at:after] for _, (at, _, after) in fields[first : first + 6]]
     serial, algorithm, issuer, _, subject, key_info = wanted
     return Parts(serial, issuer, subject, key_info, algorithm if algorithm == encoded[outer[0] : outer[2]] else b"")
 

@@ -148,7 +148,8 @@ class Facts:
     @cached_property
     def issuer_forms(self) -> frozenset[bytes]:
         """See `idevid_issuer_forms`."""
-        extension, key_id = _issuer_extension(self), authority_key_id(self.certificate)
+        extension, found = _issuer_extension(self), self.value(x509.AuthorityKeyIdentifier)
+        key_id = None if found is None else found.key_identifier
         bare = () if key_id is None else (key_id, der.octet_string(key_id))
         return frozenset((der.octet_string(extension), extension, *bare))
 
@@ -163,7 +164,8 @@ class _Remembered:
         self._by_id: dict[int, Facts] = {}
         self._lock = Lock()  # services sign in threads
 
-    def __call__(self, certificate: x509.Certificate) -> Facts:
+    def facts_of(self, certificate: x509.Certificate) -> Facts:
+        """What stands in a certificate."""
         try:
             return self._by_id[id(certificate)]
         except KeyError:
@@ -186,7 +188,8 @@ class _Remembered:
             self._by_id.clear()
 
 
-facts_of = _Remembered()
+remembered = _Remembered()
+facts_of = remembered.facts_of
 
 
 def load_certificate(data: bytes) -> x509.Certificate:
@@ -208,7 +211,7 @@ def _load_certificate(data: bytes) -> x509.Certificate:
         raise Malformed("certificate-malformed", "the signature does not end with an octet")
     if certificate.serial_number <= 0:
         raise Malformed("certificate-malformed", "the certificate's serial number is not positive (RFC 5280, 4.1.2.2)")
-    return facts_of.add(facts).certificate
+    return remembered.add(facts).certificate
 
 
 def load_pem(data: bytes) -> tuple[x509.Certificate, ...]:
@@ -237,7 +240,7 @@ def _words(error: Exception) -> str:
 
 def to_der(certificate: x509.Certificate) -> bytes:
     """The certificate's DER bytes."""
-    known = facts_of.known(certificate)
+    known = remembered.known(certificate)
     return certificate.public_bytes(Encoding.DER) if known is None else known.der
 
 

@@ -9,7 +9,6 @@ The laws of this file:
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
@@ -38,8 +37,7 @@ _SIGNING_TIME = "1.2.840.113549.1.9.5"
 _ONCE = (_CONTENT_TYPE, _MESSAGE_DIGEST, _SIGNING_TIME)
 
 
-@dataclass(frozen=True, slots=True)
-class Signer:
+class Signer(NamedTuple):
     """One SignerInfo, its signature not yet verified.
 
     Either `issuer_and_serial` (the content octets of IssuerAndSerialNumber) or `key_id` names the
@@ -56,8 +54,7 @@ class Signer:
     signature: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class SignedData:
+class SignedData(NamedTuple):
     """A SignedData as received, nothing verified. `content_type` is dotted; `is_der` is False where BER was needed."""
 
     version: int

@@ -59,12 +59,12 @@ def write_json(model: VoucherData) -> bytes:
 
 def json_members(model: VoucherData) -> dict[str, JsonValue]:
     """The leaves that are set, as JSON values under their YANG names."""
-    members: dict[str, JsonValue] = {}
-    for yang, attribute, write in _JSON_WRITERS[type(model)]:
-        value = getattr(model, attribute)
-        if value is not None:
-            members[yang] = write(value)
-    return members
+    leaves = vars(model)
+    return {
+        yang: write(leaves[attribute])
+        for yang, attribute, write in _JSON_WRITERS[type(model)]
+        if attribute in leaves and leaves[attribute] is not None
+    }
 
 
 def read_json(data: bytes) -> VoucherData:

@@ -15,8 +15,7 @@ import logging
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
@@ -32,7 +31,7 @@ from brski_common.errors import BrskiError
 HIDDEN: Final = "[hidden]"
 MAX_TEXT_CHARACTERS: Final = 4096  # of one value; a peer's words end up here
 MAX_DEPTH: Final = 4
-REMEMBERED_NAMES: Final = 512
+REMEMBERED_EVENTS: Final = 512
 TIME_FOR_PEOPLE: Final = "%Y-%m-%dT%H:%M:%SZ"  # UTC
 
 _SECRET_NAME: Final = re.compile(
@@ -77,8 +76,7 @@ class Logger(Protocol):
 
 def logger(name: str) -> Logger:
     """The logger of one part of a program, such as `registrar`; usable before `configure`."""
-    made: Logger = structlog.get_logger(name)
-    return made
+    return _LOGGERS.setdefault(name, _Named(name))
 
 
 def configure(*, json: bool, level: str = "info") -> None:
@@ -88,7 +86,7 @@ def configure(*, json: bool, level: str = "info") -> None:
         structlog.contextvars.merge_contextvars,
         _name_the_logger,
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso" if json else TIME_FOR_PEOPLE, utc=True, key="time"),
+        _stamp if json else structlog.processors.TimeStamper(fmt=TIME_FOR_PEOPLE, utc=True, key="time"),
         structlog.processors.format_exc_info,
         clean,
         render_json if json else _renderer_for_people(),
@@ -98,6 +96,8 @@ def configure(*, json: bool, level: str = "info") -> None:
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=_StandardError,
     )
+    for each in _LOGGERS.values():
+        each.renew()
     _route_standard_logging(processors, number)
 
 
@@ -114,22 +114,20 @@ def unbind(tokens: Mapping[str, Any]) -> None:
 def clean(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Make an event fit to be seen: laws 1 and 2."""
     texts = " ".join([value for value in event.values() if type(value) is str])
-    stay = (
-        _SIMPLE_AND_TEXT if _is_harmless(texts) else _SIMPLE
-    )  # one glance at all texts, and it is nearly always enough
-    cleaned = {
-        name: HIDDEN if _is_secret(name) else value if type(value) in stay else _plain(value)
-        for name, value in event.items()
-    }
+    # One glance at all texts, and it is nearly always enough.
+    stay = _SIMPLE_AND_TEXT if _is_harmless(texts) else _SIMPLE
+    cleaned = {name: value if type(value) in stay else _plain(value) for name, value in event.items()}
+    for name in _secret_names(tuple(event)):
+        cleaned[name] = HIDDEN
     if "exception" in event:  # a traceback is the one value with lines of its own
         cleaned["exception"] = "\n".join(map(_text, _hide(str(event["exception"])).splitlines()))
     return cleaned
 
 
-@lru_cache(maxsize=REMEMBERED_NAMES)
-def _is_secret(name: str) -> bool:
-    """Whether a value of that name is not to be seen. The names of values stand in our code: they are few."""
-    return _SECRET_NAME.search(name) is not None
+@lru_cache(maxsize=REMEMBERED_EVENTS)
+def _secret_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Those whose values are not to be seen. The names of an event's values stand in our code: there are few such."""
+    return tuple(name for name in names if _SECRET_NAME.search(name) is not None)
 
 
 def _plain(value: object, depth: int = 0) -> object:
@@ -233,11 +231,27 @@ class _StandardError:
     def msg(self, message: str) -> None:
         stream = sys.stderr
         if stream is not None:
-            with suppress(OSError, ValueError):  # a closed pipe shall not fail a request
+            try:  # `suppress` is three calls, for every line
                 stream.write(f"{message}\n")
                 stream.flush()
+            except (OSError, ValueError):  # a closed pipe shall not fail a request
+                pass
 
     debug = info = warning = error = critical = msg
+
+
+class _Named:
+    """A logger as it was configured last. structlog's own stand-in for it makes a new one for every line."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self.renew()
+
+    def renew(self) -> None:
+        """Follow what was configured since."""
+        made = structlog.get_logger(self._name).bind()
+        self.debug, self.info, self.warning = made.debug, made.info, made.warning
+        self.error, self.exception, self.bind = made.error, made.exception, made.bind
 
 
 class _RoutedHandler(logging.Handler):
@@ -273,7 +287,14 @@ def _name_the_logger(logger: WrappedLogger, _method: str, event: EventDict) -> E
     return event
 
 
+def _stamp(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """The time in UTC, for machines."""
+    event["time"] = datetime.now(UTC).isoformat().replace("+00:00", "Z")
+    return event
+
+
 _standard_error: Final = _StandardError()
+_LOGGERS: Final[dict[str, _Named]] = {}
 
 # Before `configure` only warnings are told: a library must not write where nobody asked for a log.
 structlog.configure(

@@ -10,14 +10,14 @@ An error of SQLite comes out as SQLAlchemy's (`IntegrityError` …), without the
 import sqlite3
 from collections import namedtuple
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import BindParameter, Connection, Insert, LargeBinary, Select, Update
 from sqlalchemy.types import TypeEngine
 
-from brski_common.sqlite import DIALECT, as_sqlalchemy, run
+from brski_common.sqlite import DIALECT, as_sqlalchemy, raw_of, run
 
 Values = Mapping[str, Any]
 Convert = Callable[[Any], Any]
@@ -43,7 +43,8 @@ class Prepared:
 
     def first(self, connection: Connection, values: Values) -> Any:  # noqa: ANN401 -- a row is whatever was selected
         """The first row of a Select that finds few, None without one."""
-        return next(iter(self.all(connection, values)), None)
+        found = self.all(connection, values)
+        return found[0] if found else None
 
     def change(self, connection: Connection, values: Values) -> int:
         """Carry out an Insert or Update; how many rows there were."""
@@ -59,7 +60,7 @@ class Prepared:
         return int(self._run(connection, values).lastrowid or 0)
 
     def _run(self, connection: Connection, values: Values) -> sqlite3.Cursor:
-        return run(connection, self._text, self._bind(values))
+        return run(raw_of(connection), self._text, self._bind(values))
 
     @cached_property
     def _compiled(self) -> Any:  # noqa: ANN401 -- SQLAlchemy's own
@@ -90,8 +91,11 @@ class Prepared:
         """From a row of SQLite to one of the statement's columns."""
         assert isinstance(self.statement, Select)
         columns = self.statement.selected_columns
-        make: Convert = getattr(namedtuple("Row", columns.keys()), "_make")  # noqa: B009, PYI024 -- names known only now
+        make: Convert = partial(tuple.__new__, namedtuple("Row", columns.keys()))  # noqa: PYI024 -- names known only now
         readers = [(number, read) for number, each in enumerate(columns) if (read := _reader(each.type))]
+
+        if not readers:
+            return make
 
         def convert(row: tuple[Any, ...]) -> Any:  # noqa: ANN401 -- as above
             values = list(row)

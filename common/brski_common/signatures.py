@@ -107,7 +107,7 @@ def _verify(key: PublicKey, signature: bytes, data: bytes, scheme: Scheme) -> No
     kind = key_kind(type(key))
     verifying: Any = key  # `kind` says which
     if kind == "EC":
-        _match(scheme, "EC", scheme.curve in (None, verifying.curve.name))
+        _match(scheme, "EC", scheme.curve is None or scheme.curve == verifying.curve.name)
         verifying.verify(signature, data, _ECDSA[scheme.digest])
     elif kind == "RSA":
         _match(scheme, "RSA")

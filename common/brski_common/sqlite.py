@@ -48,8 +48,9 @@ def engine(url: URL, pool: Mapping[str, Any], *, readonly: bool, lock_wait: floa
 
     def begin_once(connection: Connection) -> None:
         """Take the write lock before the first read: the driver's own transactions take it at the first write."""
-        if not raw_of(connection).in_transaction:  # else it was begun past SQLAlchemy, which begins at a unit's execute
-            run(connection, begin)
+        raw = raw_of(connection)
+        if not raw.in_transaction:  # else it was begun past SQLAlchemy, which begins at a unit's execute
+            run(raw, begin)
 
     event.listen(made, "connect", configure)
     event.listen(made, "begin", begin_once)
@@ -117,7 +118,7 @@ class InlineReader:
             with self._hurry:
                 return unit(self._connection)
         finally:
-            rollback(self._connection)
+            rollback(self._connection, self._raw)
 
     def close(self) -> None:
         """Let go of the connection."""
@@ -138,30 +139,26 @@ def raw_of(connection: Connection) -> sqlite3.Connection:
     return raw
 
 
-def run(connection: Connection, text: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
-    """Run text on the SQLite beneath a connection; raises what SQLAlchemy would."""
+def run(raw: sqlite3.Connection, text: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+    """Run text past SQLAlchemy; raises what it would."""
     try:
-        return raw_of(connection).execute(text, values)
+        return raw.execute(text, values)
     except sqlite3.Error as error:
         raise as_sqlalchemy(error, text) from error
 
 
-def commit(connection: Connection) -> None:
-    """End a transaction that was begun past SQLAlchemy; raises what SQLAlchemy would."""
-    run(connection, "COMMIT")
-    _tell_sqlalchemy(connection)
+def commit(connection: Connection, raw: sqlite3.Connection) -> None:
+    """End a transaction that was begun on `raw`, past the SQLAlchemy above it; raises what SQLAlchemy would."""
+    run(raw, "COMMIT")
+    if connection.in_transaction():  # from the first statement that a unit executed through SQLAlchemy
+        connection.rollback()
 
 
-def rollback(connection: Connection) -> None:
+def rollback(connection: Connection, raw: sqlite3.Connection) -> None:
     """Undo such a transaction, if SQLite has not done so by itself."""
-    if raw_of(connection).in_transaction:
-        run(connection, "ROLLBACK")
-    _tell_sqlalchemy(connection)
-
-
-def _tell_sqlalchemy(connection: Connection) -> None:
-    """It believes in a transaction from the first statement that a unit executed through it; that one is over."""
-    if connection.in_transaction():
+    if raw.in_transaction:
+        run(raw, "ROLLBACK")
+    if connection.in_transaction():  # as above
         connection.rollback()
 
 

@@ -29,13 +29,14 @@ def loads(data: bytes | str, *, limit: int = MAX_JSON_BYTES, half_pairs: bool = 
     if len(data) > limit:
         raise Malformed("json-too-large", f"{len(data)} bytes, at most {limit}")
     text = data if isinstance(data, str) else _decode(data)
-    if text.count("[") + text.count("{") > MAX_JSON_DEPTH:
+    if text.count("{") + (text.count("[") if "[" in text else 0) > MAX_JSON_DEPTH:  # to count is slow, to look is not
         _check_depth(text)
     try:
         value: JsonValue = _DECODER.decode(text)
     except ValueError as error:
         raise Malformed("json-malformed", str(error)) from error
-    if not half_pairs and ("\\u" in text or isinstance(data, str)):
+    # One character is looked for thirty times faster than two, and base64 has no backslash.
+    if not half_pairs and (isinstance(data, str) or ("\\" in text and "\\u" in text)):
         _check_characters(value)
     return value
 

@@ -14,7 +14,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import Connection, Engine, RootTransaction
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -32,16 +32,14 @@ _POSTGRESQL_INERROR: Final = 3  # PQtransactionStatus: 3 in error, 4 unknown
 AnyUnit = Callable[[Connection], Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
+class Job(NamedTuple):
     """A unit of work and who waits for it."""
 
     unit: AnyUnit
     future: asyncio.Future[Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What a unit returned or raised."""
 
     value: Any = None
@@ -203,22 +201,22 @@ class _SQLite:
         self.raw: sqlite3.Connection = sqlite.raw_of(connection)
 
     def begin(self) -> None:
-        sqlite.run(self.connection, "BEGIN IMMEDIATE")
+        sqlite.run(self.raw, "BEGIN IMMEDIATE")
 
     def save(self) -> None:
-        sqlite.run(self.connection, "SAVEPOINT unit")
+        sqlite.run(self.raw, "SAVEPOINT unit")
 
     def release(self) -> None:
-        sqlite.run(self.connection, "RELEASE SAVEPOINT unit")  # SQLite slows down under open savepoints
+        sqlite.run(self.raw, "RELEASE SAVEPOINT unit")  # SQLite slows down under open savepoints
 
     def undo(self) -> None:
-        sqlite.run(self.connection, "ROLLBACK TO SAVEPOINT unit")
+        sqlite.run(self.raw, "ROLLBACK TO SAVEPOINT unit")
 
     def commit(self) -> None:
-        sqlite.commit(self.connection)
+        sqlite.commit(self.connection, self.raw)
 
     def rollback(self) -> None:
-        sqlite.rollback(self.connection)
+        sqlite.rollback(self.connection, self.raw)
 
     def is_open(self) -> bool:
         return self.raw.in_transaction  # SQLite ends it by itself on a full disk

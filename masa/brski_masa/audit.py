@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from brski_common import strictjson
 from brski_common.auditlog import AuditEvent, AuditLog, Truncation
@@ -26,8 +26,7 @@ FIRST: Final = bytes(32)  # what the first entry has for a hash before it
 MAX_COUNT: Final = 1024  # RFC 8995, 5.8.1: counters may stop there
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class Entry(NamedTuple):
     """One voucher, about to be issued.
 
     `pinned_key` is the SPKI SHA-256 of the pinned certificate: the domainID may be chosen by who made that
@@ -70,7 +69,7 @@ def digest(previous: bytes, number: int, entry: Entry) -> bytes:
             entry.domain_id.hex(),
             entry.pinned_key.hex(),
             entry.nonce,
-            entry.assertion.value,
+            str(entry.assertion),
             None if entry.expires_on is None else entry.expires_on.isoformat(),
             entry.owner,
             entry.request.hex(),
@@ -121,7 +120,7 @@ def present(entries: Sequence[Entry], *, limit: int, always_abridge: bool = Fals
     if not entries:
         raise Unknown("audit-log-empty", "no voucher was ever issued for the device")
     if len(entries) <= limit and not unread and not always_abridge:
-        return AuditLog(events=tuple(_event(entry) for entry in entries))
+        return AuditLog(events=tuple([_event(entry) for entry in entries]))
     return _abridge(entries, limit, unread)
 
 
@@ -149,7 +148,7 @@ def _event(entry: Entry, truncated: int = 0) -> AuditEvent:
         date=entry.date,
         domain_id=entry.domain_id,
         nonce=entry.nonce,
-        assertion=entry.assertion.value,
+        assertion=str(entry.assertion),
         truncated=_capped(truncated),
     )
 

@@ -5,9 +5,9 @@ and key identifiers are chosen by who makes a certificate.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -44,8 +44,7 @@ class IdentityKind(StrEnum):
     HTTP_USER = "http-user"  # a user name with a password, HTTP Basic or Digest
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """One way to recognise an owner. `value` is a key's SHA-256 in hex, or a user name."""
 
     owner_id: int
@@ -54,8 +53,7 @@ class Identity:
     certificate: bytes | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Owner:
+class Owner(NamedTuple):
     """A customer: who buys devices and runs registrars."""
 
     id: int
@@ -65,8 +63,7 @@ class Owner:
     nonceless: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
+class Device(NamedTuple):
     """A device as the registry has it, with its current owner.
 
     `last_pinned_key` is the key (SPKI SHA-256) that its newest voucher since the last change of ownership pins.
@@ -85,8 +82,7 @@ class Device:
     content_type: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Requester:
+class Requester(NamedTuple):
     """Who asks, as far as the connection shows it. `user` is a name whose password was right."""
 
     peer: Peer | None = None

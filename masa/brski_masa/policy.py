@@ -29,7 +29,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from cryptography import x509
 
@@ -70,8 +70,7 @@ class Terms:
     always_idevid_issuer: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """What is granted. `domain_id` is the pin's. `exclusive`: the device must still be free when the log is written."""
 
     assertion: Assertion

@@ -19,6 +19,9 @@ AnyRow = Row[*tuple[Any, ...]]
 
 # Statements are built once: building costs more than running (brski_common.database, law 4).
 
+_POLICIES = {each.value: each for each in DevicePolicy}
+_KINDS = {each.value: each for each in IdentityKind}
+_PINS = {each.value: each for each in Pin}
 LAST_PIN = (
     select(audit_log.c.pinned_key)
     .where(audit_log.c.device_id == devices.c.id, audit_log.c.number > devices.c.released_after)
@@ -184,20 +187,24 @@ def _device(rows: Sequence[AnyRow]) -> Device:
         idevid_issuer=row.idevid_issuer,
         spki_sha256=row.spki_sha256,
         owner=_owner(rows),
-        policy=None if row.policy is None else DevicePolicy(row.policy),
+        policy=None if row.policy is None else _POLICIES[row.policy],
         blocked=row.blocked,
         last_pinned_key=row.last_pinned_key,
-        formats=tuple(Format[name] for name in (row.formats or "").split(",") if name),
+        formats=_formats(row.formats),
         content_type=row.content_type,
     )
+
+
+def _formats(names: str | None) -> tuple[Format, ...]:
+    return tuple([Format[name] for name in names.split(",") if name]) if names else ()
 
 
 def _owner(rows: Sequence[AnyRow]) -> Owner | None:
     row = rows[0]
     if row.owner_id is None:
         return None
-    known = tuple(_identity(each) for each in rows if each.kind is not None)
-    return Owner(id=row.owner_id, name=row.owner_name, identities=known, pin=Pin(row.pin), nonceless=row.nonceless)
+    known = tuple([_identity(each) for each in rows if each.kind is not None])
+    return Owner(id=row.owner_id, name=row.owner_name, identities=known, pin=_PINS[row.pin], nonceless=row.nonceless)
 
 
 # Owners
@@ -260,7 +267,11 @@ def list_owners(connection: Connection) -> list[Owner]:
         known.setdefault(row.owner_id, []).append(_identity(row))
     return [
         Owner(
-            id=row.id, name=row.name, identities=tuple(known.get(row.id, ())), pin=Pin(row.pin), nonceless=row.nonceless
+            id=row.id,
+            name=row.name,
+            identities=tuple(known.get(row.id, ())),
+            pin=_PINS[row.pin],
+            nonceless=row.nonceless,
         )
         for row in connection.execute(select(owners).order_by(owners.c.name))
     ]
@@ -303,4 +314,4 @@ def _put_identity(
 
 
 def _identity(row: AnyRow) -> Identity:
-    return Identity(row.owner_id, IdentityKind(row.kind), row.value, row.certificate)
+    return Identity(row.owner_id, _KINDS[row.kind], row.value, row.certificate)

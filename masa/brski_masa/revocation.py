@@ -26,7 +26,15 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 
-from brski_common.certificates import PYCA_ERRORS, common_name, extended_key_usages, load_certificate, to_der
+from brski_common.certificates import (
+    PYCA_ERRORS,
+    Facts,
+    common_name,
+    extended_key_usages,
+    facts_of,
+    load_certificate,
+    to_der,
+)
 from brski_common.errors import BrskiError, PeerFailed, Refused, Untrusted
 from brski_common.logs import logger
 from brski_common.paths import check_dates, check_link
@@ -58,25 +66,27 @@ class Servers:
 # Decisions
 
 
-@lru_cache(maxsize=SERVERS_REMEMBERED)
 def servers_of(certificate: x509.Certificate) -> Servers:
     """The http addresses in the certificate (RFC 5280, 4.2.1.13 and 4.2.2.1)."""
-    return Servers(tuple(_ocsp_urls(certificate))[:MAX_SERVERS], tuple(_crl_urls(certificate))[:MAX_SERVERS])
+    return _servers_in(facts_of(certificate))
 
 
-def _ocsp_urls(certificate: x509.Certificate) -> list[str]:
-    try:
-        access = certificate.extensions.get_extension_for_class(x509.AuthorityInformationAccess).value
-    except x509.ExtensionNotFound:
+@lru_cache(maxsize=SERVERS_REMEMBERED)
+def _servers_in(facts: Facts) -> Servers:
+    return Servers(tuple(_ocsp_urls(facts))[:MAX_SERVERS], tuple(_crl_urls(facts))[:MAX_SERVERS])
+
+
+def _ocsp_urls(facts: Facts) -> list[str]:
+    access = facts.value(x509.AuthorityInformationAccess)
+    if access is None:
         return []
     found = [each for each in access if each.access_method == AuthorityInformationAccessOID.OCSP]
     return _http(each.access_location for each in found)
 
 
-def _crl_urls(certificate: x509.Certificate) -> list[str]:
-    try:
-        points = certificate.extensions.get_extension_for_class(x509.CRLDistributionPoints).value
-    except x509.ExtensionNotFound:
+def _crl_urls(facts: Facts) -> list[str]:
+    points = facts.value(x509.CRLDistributionPoints)
+    if points is None:
         return []
     return _http(name for point in points for name in point.full_name or ())
 

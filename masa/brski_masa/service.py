@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cryptography import x509
 
@@ -56,14 +56,12 @@ class AuditTerms:
     link_lifetime: timedelta = timedelta(days=30)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
+class _Seen(NamedTuple):
     device_id: int
     requester: str
 
 
-@dataclass(frozen=True, slots=True)
-class AuditAnswer:
+class AuditAnswer(NamedTuple):
     """A log in JSON, and the device it is of."""
 
     body: bytes
@@ -206,7 +204,7 @@ class Masa:
             "voucher issued",
             number=number,
             serial_number=device.serial_number,
-            assertion=decision.assertion.value,
+            assertion=str(decision.assertion),
             domain_id=entry.domain_id.hex(),
             owner=entry.owner,
             nonceless=voucher.nonce is None,

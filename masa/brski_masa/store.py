@@ -34,6 +34,7 @@ MIGRATIONS: Final = "brski_masa.migrations"
 CHAIN_LOCK: Final = 0x6D617361  # PostgreSQL's advisory lock while an entry is appended
 MAX_ENTRIES_READ: Final = 1000  # of one device; older ones are only counted
 
+_ASSERTIONS = {each.value: each for each in Assertion}
 _NEWEST = Prepared(select(audit_log.c.number, audit_log.c.hash).order_by(audit_log.c.number.desc()).limit(1))
 _NEWEST_PIN = Prepared(select(LAST_PIN.label("pin")).select_from(devices).where(devices.c.id == bindparam("device")))
 _INSERT_ENTRY = Prepared(insert(audit_log), audit_log.columns.keys())
@@ -217,7 +218,7 @@ def _columns(number: int, entry: Entry) -> dict[str, Any]:
         "domain_id": entry.domain_id,
         "pinned_key": entry.pinned_key,
         "nonce": entry.nonce,
-        "assertion": entry.assertion.value,
+        "assertion": str(entry.assertion),
         "expires_on": entry.expires_on,
         "owner": entry.owner,
         "request": entry.request,
@@ -235,7 +236,7 @@ def _entry(row: AnyRow) -> Entry:
         domain_id=row.domain_id,
         pinned_key=row.pinned_key,
         nonce=row.nonce,
-        assertion=Assertion(row.assertion),
+        assertion=_ASSERTIONS[row.assertion],
         expires_on=row.expires_on,
         owner=row.owner,
         request=row.request,

@@ -24,8 +24,9 @@ The laws of this file:
 
 import hashlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from cryptography import x509
 
@@ -36,7 +37,6 @@ from brski_common.certificates import (
     ID_KP_CMC_RA,
     Facts,
     common_name,
-    extended_key_usages,
     facts_of,
     is_ca,
     load_certificate,
@@ -45,7 +45,7 @@ from brski_common.certificates import (
     to_der,
 )
 from brski_common.errors import Refused, UnsupportedFormat, Untrusted
-from brski_common.paths import Anchors, build_path
+from brski_common.paths import Anchors, find_path
 from brski_common.published_keys import PUBLISHED_TEST_KEYS
 from brski_common.voucher import Assertion, Voucher, VoucherRequest
 
@@ -72,8 +72,7 @@ class Trust:
         object.__setattr__(self, "maker_names", frozenset(facts_of(authority).subject for authority in authorities))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Examined:
+class Examined(NamedTuple):
     """A registrar's request that passed the plan.
 
     `path` is the registrar's chain as it holds together, signer first. `pinnable` is the part of it that also
@@ -98,11 +97,10 @@ class Examined:
 def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Examined:
     """Go through the plan of this file; raises Malformed, UnsupportedFormat, Untrusted, Refused."""
     _check_fresh(rvr.claimed, trust, now)
-    along = [facts_of(certificate) for certificate in rvr.certificates]
-    _check_a_registrar_came_along(along)
-    verified = rvr.verify_consistent(now, beside=_ours(along, trust))  # 5.5.2, 5.5.3
-    check_registrar(verified.signer)  # 5.5.4
-    keys = frozenset([facts_of(certificate).spki_sha256 for certificate in verified.path])
+    _check_a_registrar_came_along(rvr.facts)
+    verified = rvr.verify_consistent(now, beside=_ours(rvr.facts, trust))  # 5.5.2, 5.5.3
+    check_registrar(verified.facts[0])  # 5.5.4
+    keys = frozenset([facts.spki_sha256 for facts in verified.facts])
     _refuse_published_keys(keys, trust)
     prior = verified.value.prior_signed_voucher_request
     if prior is None:
@@ -113,7 +111,7 @@ def examine(rvr: Unverified[VoucherRequest], trust: Trust, now: datetime) -> Exa
         if error.reason != "voucher-kind-unexpected":
             raise
         return _examine_renewal(_without_pledge(verified, keys), artifact.parse_voucher(prior, rvr.format), trust)
-    return _examine_prior(verified, keys, pvr, rvr.certificates, trust, now)
+    return _examine_prior(verified, keys, pvr, rvr.facts, trust, now)
 
 
 def _without_pledge(verified: Verified[VoucherRequest], keys: frozenset[bytes]) -> Examined:
@@ -134,15 +132,20 @@ def _ours(along: Iterable[Facts], trust: Trust) -> frozenset[x509.Certificate]:
     A registrar under one of the maker's names, as in a test plant, keeps what it needs: the id-kp-cmcRA decides.
     """
     found = [facts for facts in along if facts.issuer in trust.maker_names]
-    if any(ID_KP_CMC_RA in facts.extended_key_usages for facts in found):
+    if _registrars(found):
         return frozenset()
     return frozenset([facts.certificate for facts in found])
 
 
-def check_registrar(signer: x509.Certificate) -> None:
+def _registrars(certificates: Iterable[Facts]) -> list[Facts]:
+    return [facts for facts in certificates if ID_KP_CMC_RA in facts.extended_key_usages]
+
+
+def check_registrar(signer: Facts) -> None:
     """5.5.4: the domain made the signer a registrar (RFC 7030, 3.6.1); raises Untrusted."""
-    if ID_KP_CMC_RA not in extended_key_usages(signer):
-        raise Untrusted("registrar-not-authorized", f"{common_name(signer)} has no extended key usage id-kp-cmcRA")
+    if ID_KP_CMC_RA not in signer.extended_key_usages:
+        name = common_name(signer.certificate)
+        raise Untrusted("registrar-not-authorized", f"{name} has no extended key usage id-kp-cmcRA")
 
 
 def _check_fresh(claimed: VoucherRequest, trust: Trust, now: datetime) -> None:
@@ -154,7 +157,7 @@ def _check_fresh(claimed: VoucherRequest, trust: Trust, now: datetime) -> None:
 
 def _check_a_registrar_came_along(along: Iterable[Facts]) -> None:
     """Law 3: without any registrar's certificate no signature needs to be looked at."""
-    if not any(ID_KP_CMC_RA in facts.extended_key_usages for facts in along):
+    if not _registrars(along):
         raise Untrusted("registrar-not-authorized", "no certificate with id-kp-cmcRA came along")
 
 
@@ -170,13 +173,13 @@ def _examine_prior(
     rvr: Verified[VoucherRequest],
     path_keys: frozenset[bytes],
     pvr: Unverified[VoucherRequest],
-    along: Sequence[x509.Certificate],
+    along: Sequence[Facts],
     trust: Trust,
     now: datetime,
 ) -> Examined:
     _check_nonces(rvr.value, pvr.claimed)  # 5.5.6; cheap, and forging it below gains nothing
-    idevid = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
-    facts = facts_of(idevid)
+    facts = _verify_pledge(pvr, along, trust, None if trust.ignore_idevid_dates else now)  # 5.5.5 a
+    idevid = facts.certificate
     idevid_key = facts.spki_sha256
     _refuse_published_keys(frozenset((idevid_key,)), trust)
     serial = serial_number(idevid)  # 5.5.5 b
@@ -202,27 +205,27 @@ def _examine_prior(
 
 
 def _verify_pledge(
-    pvr: Unverified[VoucherRequest], along: Sequence[x509.Certificate], trust: Trust, now: datetime | None
-) -> x509.Certificate:
+    pvr: Unverified[VoucherRequest], along: Sequence[Facts], trust: Trust, now: datetime | None
+) -> Facts:
     """5.5.5 a: the IDevID that signed, under the maker's anchors; raises Untrusted.
 
     A constrained pledge sends no certificate, its registrar adds the chain (draft-ietf-anima-constrained-voucher, 7.2).
     """
-    pool = (*along, *trust.idevid_pool)
+    pool = (*along, *map(facts_of, trust.idevid_pool))
     if pvr.certificates:
-        return _not_a_ca(pvr.verify(trust.idevid_anchors, now, pool=pool).signer)
+        return _not_a_ca(pvr.verify(trust.idevid_anchors, now, pool=pool).facts[0])
     for candidate in along:
-        if _names_device(candidate, pvr.claimed.serial_number):
-            signer = pvr.verify_signed_by(candidate).signer
-            build_path(signer, pool, trust.idevid_anchors, now)
+        if _names_device(candidate.certificate, pvr.claimed.serial_number):
+            signer = pvr.verify_signed_by(candidate.certificate).facts[0]
+            find_path(signer, pool, trust.idevid_anchors, now)
             return _not_a_ca(signer)
     raise Untrusted("idevid-missing", "the certificate that signed the pledge's request did not come along")
 
 
-def _not_a_ca(signer: x509.Certificate) -> x509.Certificate:
+def _not_a_ca(signer: Facts) -> Facts:
     """An IDevID CA is no device, though its key is under the maker's anchor too."""
-    if is_ca(signer):
-        raise Untrusted("idevid-is-ca", common_name(signer))
+    if signer.is_ca:
+        raise Untrusted("idevid-is-ca", common_name(signer.certificate))
     return signer
 
 
@@ -234,7 +237,7 @@ def _names_device(certificate: x509.Certificate, serial: str) -> bool:
 
 
 def _path_beside(
-    seen: bytes | None, rvr: Verified[VoucherRequest], along: Sequence[x509.Certificate], now: datetime
+    seen: bytes | None, rvr: Verified[VoucherRequest], along: Sequence[Facts], now: datetime
 ) -> tuple[x509.Certificate, ...]:
     """5.5.5 c: the part of the registrar's path that vouches for a key outside of it; empty without proximity.
 
@@ -245,12 +248,12 @@ def _path_beside(
         return ()
     authorities = Anchors(certificate for certificate in rvr.path if is_ca(certificate))
     for candidate in along:
-        if spki_sha256(candidate) == seen and ID_KP_CMC_RA in extended_key_usages(candidate):
+        if candidate.spki_sha256 == seen and ID_KP_CMC_RA in candidate.extended_key_usages:
             try:
-                path = build_path(candidate, along, authorities, now)
+                path = find_path(candidate, along, authorities, now)
             except Untrusted:
                 continue
-            return rvr.path[rvr.path.index(path[-1]) :]
+            return rvr.path[rvr.path.index(path[-1].certificate) :]
     return ()
 
 
@@ -286,7 +289,7 @@ def _examine_renewal(examined: Examined, prior: Unverified[Voucher], trust: Trus
     pinned = None if old.pinned_domain_cert is None else load_certificate(old.pinned_domain_cert)
     if pinned is None or spki_sha256(pinned) not in examined.path_keys:
         raise Untrusted("renewal-of-another-domain", "the voucher to be renewed pins another domain")
-    return replace(examined, renews=old)
+    return examined._replace(renews=old)
 
 
 # The voucher
@@ -303,13 +306,15 @@ def compose(
     revocation_checks: bool | None = None,
 ) -> Voucher:
     """The voucher for a request that policy grants (RFC 8995, 5.6); nothing of the request is copied but its nonce."""
-    return Voucher(
-        created_on=created_on,
-        assertion=assertion,
-        serial_number=examined.serial_number,
-        nonce=examined.nonce,
-        pinned_domain_cert=to_der(pin),
-        expires_on=expires_on,
-        idevid_issuer=idevid_issuer,
-        domain_cert_revocation_checks=revocation_checks,
+    return Voucher.of(
+        {
+            "created_on": created_on,
+            "assertion": assertion,
+            "serial_number": examined.serial_number,
+            "nonce": examined.nonce,
+            "pinned_domain_cert": to_der(pin),
+            "expires_on": expires_on,
+            "idevid_issuer": idevid_issuer,
+            "domain_cert_revocation_checks": revocation_checks,
+        }
     )

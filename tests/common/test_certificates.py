@@ -192,7 +192,7 @@ def test_what_is_remembered_of_certificates_is_bounded(maker: Manufacturer) -> N
     assert certificates.facts_of(facts.certificate) is facts
     for _ in range(certificates.PARSED_CERTIFICATES):
         certificates.is_ca(x509.load_der_x509_certificate(encoded))
-    assert certificates.facts_of.known(facts.certificate) is None
+    assert certificates.remembered.known(facts.certificate) is None
     assert certificates.facts_of(facts.certificate).spki_sha256 == facts.spki_sha256
 
 

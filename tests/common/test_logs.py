@@ -73,6 +73,15 @@ def test_to_configure_twice_does_not_log_twice(capsys: pytest.CaptureFixture[str
     assert told(capsys)["event"] == "once"
 
 
+def test_a_logger_follows_what_is_configured_after_it_was_made(capsys: pytest.CaptureFixture[str]) -> None:
+    log = logs.logger("registrar")
+    logs.configure(json=True, level="warning")
+    log.info("quiet")
+    logs.configure(json=True, level="debug")
+    log.debug("loud")
+    assert told(capsys)["event"] == "loud"
+
+
 def test_a_library_s_error_is_told_with_its_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     try:
         int("x")

@@ -51,7 +51,7 @@ def test_whole_chain_holds_and_gives_its_head() -> None:
 @given(victim=st.integers(0, 4))
 def test_nothing_can_be_changed_or_taken_out(victim: int) -> None:
     links = chained(6)
-    changed = replace(links[victim], entry=replace(links[victim].entry, nonce="other"))
+    changed = replace(links[victim], entry=links[victim].entry._replace(nonce="other"))
     for broken in (
         [*links[:victim], changed, *links[victim + 1 :]],
         [*links[:victim], *links[victim + 1 :]],

@@ -49,7 +49,7 @@ def device(**changes: object) -> Device:
         spki_sha256=spki_sha256(IDEVID.certificate),
         owner=OWNER,
     )
-    return replace(made, **changes)  # type: ignore[arg-type] # passed on
+    return made._replace(**changes)  # type: ignore[arg-type] # passed on
 
 
 def seen(request: bytes | None = None) -> Examined:
@@ -127,7 +127,7 @@ def test_domain_of_another_owner_is_refused() -> None:
 def test_owner_is_recognised_though_the_chain_stops_below_its_anchor(length: int) -> None:
     short = seen(rvr(IDEVID, certificates=PLANT.registrar.chain[:length]))
     anchor = PLANT.registrar.chain[min(length, 2)]
-    owner = replace(OWNER, identities=(identity(anchor),))
+    owner = OWNER._replace(identities=(identity(anchor),))
     assert judge(short, device(owner=owner)).owner == owner
 
 
@@ -139,18 +139,18 @@ def test_same_name_with_another_key_is_not_the_owner() -> None:
     from brski_common import issuing
 
     twin = issuing.root_ca(key, PLANT.root.certificate.subject, now=NOW, lifetime=timedelta(days=99))
-    owner = replace(OWNER, identities=(identity(twin),))
+    owner = OWNER._replace(identities=(identity(twin),))
     refuses("device-not-owned", dev=device(owner=owner))
 
 
 @pytest.mark.req("MT-04")
 def test_ways_that_are_not_accepted_show_nothing() -> None:
     refuses("device-not-owned", terms=Terms(accepted=frozenset((IdentityKind.TLS_CLIENT,))))
-    by_tls = replace(OWNER, identities=(identity(PLANT.registrar.certificate, IdentityKind.TLS_CLIENT),))
+    by_tls = OWNER._replace(identities=(identity(PLANT.registrar.certificate, IdentityKind.TLS_CLIENT),))
     assert judge(dev=device(owner=by_tls), requester=tls_client(PLANT.registrar)).owner == by_tls
     refuses("device-not-owned", dev=device(owner=by_tls), requester=tls_client(OTHER_PLANT.registrar))
     refuses("device-not-owned", dev=device(owner=by_tls))
-    user = replace(OWNER, identities=(Identity(1, IdentityKind.HTTP_USER, "plant"),))
+    user = OWNER._replace(identities=(Identity(1, IdentityKind.HTTP_USER, "plant"),))
     http = Terms(accepted=frozenset((IdentityKind.HTTP_USER,)))
     assert judge(dev=device(owner=user), terms=http, requester=Requester(user="plant")).owner == user
     refuses("device-not-owned", dev=device(owner=user), terms=http, requester=Requester(user="other"))
@@ -158,7 +158,7 @@ def test_ways_that_are_not_accepted_show_nothing() -> None:
 
 def test_expired_tls_client_certificate_shows_nothing() -> None:
     old = PLANT.registrar_with(not_after=NOW - timedelta(days=1))
-    by_tls = replace(OWNER, identities=(identity(old.certificate, IdentityKind.TLS_CLIENT),))
+    by_tls = OWNER._replace(identities=(identity(old.certificate, IdentityKind.TLS_CLIENT),))
     refuses("device-not-owned", dev=device(owner=by_tls), requester=tls_client(old))
 
 
@@ -166,7 +166,7 @@ def test_expired_tls_client_certificate_shows_nothing() -> None:
 def test_nonceless_needs_the_owner_and_its_consent() -> None:
     asked = seen(nonceless(IDEVID))
     assert judge(asked).assertion is Assertion.VERIFIED
-    refuses("nonceless-not-allowed", asked, device(owner=replace(OWNER, nonceless=False)))
+    refuses("nonceless-not-allowed", asked, device(owner=OWNER._replace(nonceless=False)))
     refuses("nonceless-not-authenticated", asked, device(owner=None, policy=DevicePolicy.AUDIT_ONLY))
 
 
@@ -216,13 +216,13 @@ def test_pin_is_the_lowest_ca_with_a_nonce_and_the_highest_without(
 @pytest.mark.req("MA-12", "D-6")
 def test_pin_can_be_chosen_for_a_customer_and_by_the_maker() -> None:
     for mode, wanted in ((Pin.END_ENTITY, LEAF), (Pin.LOWEST_CA, ISSUING), (Pin.HIGHEST_CA, ROOT)):
-        assert choose_pin(seen(), replace(OWNER, pin=mode), Terms()) == wanted
+        assert choose_pin(seen(), OWNER._replace(pin=mode), Terms()) == wanted
         assert choose_pin(seen(), OWNER, Terms(pin=mode)) == wanted
 
 
 @pytest.mark.req("MA-12")
 def test_pin_is_never_above_what_the_customer_has_on_record() -> None:
-    below = replace(OWNER, identities=(identity(ISSUING),))
+    below = OWNER._replace(identities=(identity(ISSUING),))
     assert choose_pin(seen(nonceless(IDEVID)), below, Terms()) == ISSUING
 
 
