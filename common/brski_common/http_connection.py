@@ -3,11 +3,12 @@
 Laws of this file:
 
 1. Nothing a client sends is believed or waited for without a bound. One deadline covers a whole request, from its
-   first byte to the last of its body; only between requests and while a handler works does another clock count.
+   first byte to the last of its body; only between requests and while a handler works does another clock count. (What
+   came in one packet with the request before counts from the next byte on, if it is not a whole head.)
 2. A handler gets a request that is complete. What can be refused by its head is refused then: a path or method that is
    not there, a body that is too long or encoded, and what `Site.admit` says.
-3. Requests are answered one after the other. What a client sends while its request is being answered waits, and so
-   does the client: nothing more is read from it.
+3. Requests are answered one after the other, at most one in a turn of the event loop, and none while the client has
+   not read enough of the answers before. What it sends meanwhile waits, and so does it: nothing more is read from it.
 4. After a last answer, what still comes is dropped for a moment, so that the client can read why. So it is with every
    answer that leaves before the body has come.
 5. A client that has left is nobody's fault; its request is finished all the same.
@@ -36,6 +37,7 @@ from brski_common.tls_wire import TlsWire
 MAX_LINE_BYTES: Final = 4 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024  # of one header field; with MAX_HEADERS this bounds all of them
 MAX_HEADERS: Final = 64
+MAX_LENGTH_DIGITS: Final = 12  # of Content-Length; the parser takes any number of zeros
 LINGER_SECONDS: Final = 1.0
 NEVER: Final = math.inf
 _NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
@@ -118,9 +120,12 @@ class HttpConnection(asyncio.Protocol):
         self._coming: _Coming | None = None
         self._ahead = b""  # came while a request was being answered
         self._deadline, self._stalled_until = NEVER, NEVER
-        self._is_idle = self._is_last = self._is_over = self._is_holding = False
         self._is_made = False  # the handshake is over
+        self._is_idle = self._is_last = self._is_holding = False
+        self._is_busy = False  # a request is being answered, or its answer has yet to leave
+        self._is_over = self._is_closing = False  # nothing is heard any more; nor said
         self.task: asyncio.Task[None] | None = None  # while a handler works
+        self._turn: asyncio.Handle | None = None  # when the next request may be looked at
 
     # The protocol of the transport
 
@@ -152,13 +157,14 @@ class HttpConnection(asyncio.Protocol):
         """Bytes have come."""
         if self._is_over:
             return
-        if self.task is not None:
+        if self._is_busy:
             self._hold(data)
             return
         if self._is_idle:
             self._begin()
         self._parse(data)
-        self._go_on()
+        if self._coming is not None:
+            self._look_at(self._coming)
 
     def pause_writing(self) -> None:
         """The client does not read fast enough."""
@@ -167,6 +173,8 @@ class HttpConnection(asyncio.Protocol):
     def resume_writing(self) -> None:
         """It has caught up."""
         self._stalled_until = NEVER
+        if self._is_busy and self.task is None:
+            self._wait_for_turn()
 
     # What the server asks for
 
@@ -176,7 +184,7 @@ class HttpConnection(asyncio.Protocol):
             self.abort()
         elif now > self._deadline:
             self._deadline = NEVER
-            if not self._is_made:
+            if self._is_closing or not self._is_made:
                 self.abort()
             elif self._coming is not None and not self._is_over:
                 self._say(plain(408, "request-timeout"), is_last=True)
@@ -219,36 +227,41 @@ class HttpConnection(asyncio.Protocol):
             target = Request(message.method, message.path, _path(message), message.headers, self._wire, self._remote)
             self._coming = _Coming(message, payload, target)
 
-    def _go_on(self) -> None:
-        """Answer what can be answered, until a body or a handler has to be waited for."""
-        while self._coming is not None and self.task is None and not self._is_over:
-            try:
-                self._look_at(self._coming)
-            except _Unwelcome as unwelcome:
-                self._say(unwelcome.response)
-                self._turn_to_next()
-            else:
-                return
+    def _look_at(self, coming: _Coming) -> None:
+        """Wait for the body, let the handler work, or say at once why not."""
+        try:
+            route = coming.route
+            if route is None:
+                route = coming.route = self._route(coming)
+            if coming.take(route.limit):
+                self._is_busy, self._deadline = True, NEVER
+                self.task = self._loop.create_task(self._answer(coming.request, route))
+        except _Unwelcome as unwelcome:
+            self._is_busy, self._deadline = True, NEVER
+            self._say(unwelcome.response)
+            self._wait_for_turn()  # law 3: others come before the next of this client
+
+    def _wait_for_turn(self) -> None:
+        if self._turn is None:
+            self._turn = self._loop.call_soon(self._turn_to_next)
 
     def _turn_to_next(self) -> None:
-        """A request is answered: look at what the client has sent behind it."""
-        if self._is_over:
+        """A request is answered: look at what the client has sent behind it, once it reads what is said to it."""
+        self._turn = None
+        if self._is_over or self._stalled_until != NEVER:
             return
+        self._is_busy = False
         self._parser.message_consumed()
         data, self._ahead = self._ahead, b""
         self._is_idle, self._deadline = True, self._loop.time() + self._limits.idle_seconds
         self._parse(data)  # and what the parser has kept
-        if data or self._coming is not None:
+        if (data or self._coming is not None) and not self._is_over:
             self._begin()
-
-    def _look_at(self, coming: _Coming) -> None:
-        """Wait for the body, or let the handler work; raises _Unwelcome."""
-        route = coming.route
-        if route is None:
-            route = coming.route = self._route(coming)
-        if coming.take(route.limit):
-            self._deadline = NEVER
-            self.task = self._loop.create_task(self._answer(coming.request, route))
+        if self._coming is not None:
+            self._look_at(self._coming)
+        if self._is_holding and not self._is_busy and self._wire is not None:
+            self._is_holding = False
+            self._wire.resume_reading()
 
     def _route(self, coming: _Coming) -> Route:
         """What can be said by the head alone (law 2); raises _Unwelcome."""
@@ -256,32 +269,34 @@ class HttpConnection(asyncio.Protocol):
         found = self._site.find(request)
         if isinstance(found, Response):
             raise _Unwelcome(found)
-        self._check_body(request, found.limit)
+        self._check_body(coming, found.limit)
         if self._site.admit is not None:
             try:
                 self._site.admit(request)
             except BrskiError as error:
-                raise _Unwelcome(self._site.refuse(request, error)) from error
-        if EXPECT in request.headers and coming.version != "1.0" and not coming.has_come():
-            self._check_expectation(request)
+                raise _Unwelcome(replace(self._site.refuse(request, error), closes=True)) from error
+        if EXPECT in request.headers and coming.version != "1.0":
+            self._check_expectation(coming)
         return found
 
-    def _check_body(self, request: Request, limit: int) -> None:
+    def _check_body(self, coming: _Coming, limit: int) -> None:
         """That the announced body can be taken; raises _Unwelcome."""
-        headers = request.headers
+        headers = coming.request.headers
         coding, transfer = headers.get(CONTENT_ENCODING), headers.get(TRANSFER_ENCODING)
         if coding is not None and coding.lower() != "identity":
             raise _Unwelcome(plain(415, "content-encoding-not-supported"))
-        if transfer is not None and transfer.lower() != "chunked":
+        # HTTP/1.0 knows no transfer codings: who of two hops is to be believed is open (RFC 9112, 6.1).
+        if transfer is not None and (transfer.lower() != "chunked" or coming.version == "1.0"):
             raise _Unwelcome(replace(plain(400, "transfer-coding-not-supported"), closes=True))
-        if int(headers.get(CONTENT_LENGTH, 0)) > limit:  # the parser has seen to it that it is a number
-            raise _Unwelcome(plain(413, "body-too-large"))
+        length = headers.get(CONTENT_LENGTH)
+        if length is not None and (len(length) > MAX_LENGTH_DIGITS or int(length) > limit):
+            raise _Unwelcome(replace(plain(413, "body-too-large"), closes=True))
 
-    def _check_expectation(self, request: Request) -> None:
+    def _check_expectation(self, coming: _Coming) -> None:
         """Tell a client to go on that waits for it (RFC 9110, 10.1.1); raises _Unwelcome."""
-        if request.headers[EXPECT].lower() != "100-continue":
+        if coming.request.headers[EXPECT].lower() != "100-continue":
             raise _Unwelcome(plain(417, "expectation-unknown"))
-        if self._wire is not None:
+        if self._wire is not None and not coming.has_come():
             self._wire.write(_CONTINUE)
 
     async def _answer(self, request: Request, route: Route) -> None:
@@ -289,15 +304,6 @@ class HttpConnection(asyncio.Protocol):
         self.task = None
         self._say(response)
         self._turn_to_next()
-        if self._coming is not None:
-            self._go_on()
-        if self._is_holding:
-            self._read_on()
-
-    def _read_on(self) -> None:
-        if self._wire is not None and self.task is None:
-            self._is_holding = False
-            self._wire.resume_reading()
 
     # Answers
 
@@ -315,7 +321,8 @@ class HttpConnection(asyncio.Protocol):
             self._close()
 
     def _close(self) -> None:
-        self._is_over, self._deadline = True, NEVER
+        self._is_over = self._is_closing = True
+        self._deadline = self._loop.time() + self._limits.stall_seconds  # if what was said cannot leave
         if self._wire is not None:
             self._wire.close()
 

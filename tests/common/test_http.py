@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import shutil
+import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -47,6 +48,10 @@ async def broken(_: Request) -> Response:
     raise RuntimeError("the secret of the house")
 
 
+async def large(_: Request) -> Response:
+    return reply(200, bytes(1 << 16))
+
+
 async def flood(_: Request) -> Response:
     """More than any buffer holds, to somebody who may not read it."""
     return reply(200, bytes(1 << 24))
@@ -63,6 +68,7 @@ def site() -> Site:
     made.add("GET", "/", answer)
     made.add("HEAD", "/", answer)
     made.add("GET", "/broken", broken)
+    made.add("GET", "/large", large)
     made.add("GET", "/flood", flood)
     return made
 
@@ -289,6 +295,51 @@ async def test_a_client_that_sends_ahead_is_not_read_while_its_request_is_answer
     await server.close(0.1)
 
 
+@pytest.mark.req("AT-10")
+@pytest.mark.parametrize("encrypted", [True, False])
+async def test_a_client_has_one_answer_in_a_turn_of_the_loop_even_if_each_is_a_refusal(encrypted: bool) -> None:
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        handles.append(asyncio.get_running_loop().call_soon(count))
+
+    handles: list[asyncio.Handle] = []
+    request, wanted = b"GET /nowhere HTTP/1.1\r\nHost: x\r\n\r\n", 500
+    async with served(encrypted=encrypted) as server, connected(server, encrypted=encrypted) as (reader, writer):
+        assert (await ask((reader, writer), request))[0] == 404
+        writer.write(request * wanted)
+        count()
+        for _ in range(wanted):
+            assert (await response_of(reader))[0] == 404
+        handles[-1].cancel()
+    assert turns >= wanted
+
+
+@pytest.mark.req("AT-10", "PX-04")
+@pytest.mark.parametrize(("path", "count"), [("/large", 100), ("/nowhere", 10_000)])
+async def test_a_client_that_asks_and_does_not_read_is_not_answered_without_end(path: str, count: int) -> None:
+    """What waits for it is bounded, not only how long."""
+    limits = Limits(request_seconds=60, stall_seconds=60, close_seconds=0.2)
+    async with served(limits) as server, connected(server) as (reader, writer):
+        assert (await ask((reader, writer), post(b"")))[0] == 200
+        (connection,) = server._connections
+        wire = connection._wire
+        assert wire is not None
+        wire.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 16)
+        writer.transport.pause_reading()  # type: ignore[attr-defined]  # StreamWriter's transport reads, too
+        writer.write(b"GET %b HTTP/1.1\r\nHost: x\r\n\r\n" % path.encode() * count)
+        await until(lambda: connection._stalled_until != http_connection.NEVER)
+        waiting = wire.get_write_buffer_size()
+        for _ in range(1000):
+            await asyncio.sleep(0)
+        assert wire.get_write_buffer_size() <= waiting < 1 << 20
+        writer.transport.resume_reading()  # type: ignore[attr-defined]  # see above
+        for _ in range(count):
+            assert (await asyncio.wait_for(response_of(reader), 10))[0] in {200, 404}
+
+
 async def test_a_client_that_waits_is_told_to_go_on_unless_its_body_is_unwelcome() -> None:
     head = post(bytes(5), "Expect: 100-continue")[:-5]
     async with served(encrypted=False) as server, connected(server, encrypted=False) as (reader, writer):
@@ -317,6 +368,17 @@ async def test_whom_the_site_does_not_admit_reads_so_before_sending_a_body() -> 
     await server.close(0.1)
 
 
+@pytest.mark.req("HT-10", "AT-10")
+@pytest.mark.parametrize("length", [b"0" * 5000 + b"5", b"18446744073709551615", b"18446744073709551614"])
+async def test_a_length_that_no_body_has_is_refused_and_the_connection_ends(length: bytes) -> None:
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nContent-Length: ".encode()
+    ((status, headers, _),) = await raw_answers(head + length + b"\r\n\r\nhello")
+    assert (status, headers["connection"]) == (413, "close")
+    ask = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
+    _, (status, headers, _) = await raw_answers(ask + head + length + b"\r\n\r\nhello", 2)
+    assert (status, headers["connection"]) == (413, "close")
+
+
 async def test_a_method_that_is_not_there_is_told_which_are() -> None:
     ((status, headers, _),) = await raw_answers(b"PUT / HTTP/1.1\r\nHost: x\r\n\r\n")
     assert (status, headers["allow"]) == (405, "GET, HEAD")
@@ -335,9 +397,10 @@ async def test_an_old_client_that_asks_for_it_keeps_its_connection() -> None:
         assert (status, headers["connection"]) == (200, "keep-alive")
 
 
-@pytest.mark.parametrize("coding", ["gzip, chunked", "identity"])
-async def test_a_transfer_coding_that_is_not_spoken_is_refused(coding: str) -> None:
-    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: {coding}\r\n\r\n0\r\n\r\n"
+@pytest.mark.parametrize(("coding", "version"), [("gzip, chunked", "1.1"), ("identity", "1.1"), ("chunked", "1.0")])
+async def test_a_transfer_coding_that_is_not_spoken_is_refused(coding: str, version: str) -> None:
+    fields = f"Connection: keep-alive\r\nTransfer-Encoding: {coding}"
+    head = f"POST {PATH} HTTP/{version}\r\nHost: x\r\n{fields}\r\n\r\n0\r\n\r\n"
     ((status, headers, _),) = await raw_answers(head.encode())
     assert (status, headers["connection"]) == (400, "close")
 
@@ -433,6 +496,29 @@ async def test_a_body_that_does_not_come_is_answered_408() -> None:
         status, headers, body = await asyncio.wait_for(response_of(reader), 5)
         assert (status, body) == (408, b"request-timeout\n")
         assert headers["connection"] == "close"
+
+
+class Stuck(asyncio.Transport):
+    """What was written does not leave, so that closing has no end: plain TCP to a client that does not read."""
+
+    aborted = False
+
+    def close(self) -> None:
+        pass
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+async def test_a_closed_connection_whose_last_bytes_do_not_leave_is_disconnected() -> None:
+    connection, stuck = http_connection.HttpConnection(site(), Limits(), lambda _: None), Stuck()
+    connection.connection_made(stuck)
+    now = asyncio.get_running_loop().time()
+    connection.check_time(now + Limits().request_seconds + 1)
+    connection.check_time(now + Limits().request_seconds + 2)
+    assert not stuck.aborted
+    connection.check_time(now + Limits().request_seconds + Limits().stall_seconds + 2)
+    assert stuck.aborted
 
 
 async def test_an_idle_connection_is_closed_after_its_time() -> None:
