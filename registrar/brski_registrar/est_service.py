@@ -26,7 +26,7 @@ from brski_registrar import enrolling, lifecycle, serverkeys
 from brski_registrar.ca import CertificateAuthority
 from brski_registrar.delegates import Delegates
 from brski_registrar.identity import Pledge
-from brski_registrar.lifecycle import SHUT, Event, State
+from brski_registrar.lifecycle import Event, State
 from brski_registrar.policy_store import Policy
 from brski_registrar.quotas import Quota
 from brski_registrar.recent import Recent
@@ -192,8 +192,7 @@ class EstService:
         profile = enrolling.delegated(csr, policy.domain, now)
         serial = str(profile.subject.get_attributes_for_oid(NameOID.SERIAL_NUMBER)[0].value)
         for device in await self._store.find(serial):
-            if device.state in SHUT:
-                raise Refused(f"device-{device.state.told}", device.reason)
+            lifecycle.check_renewable(device.standing, device.reason)
         certificate = await authority.issue(csr, profile)
         detail = f"serial {certificate.serial_number:x} for {common_name(peer.certificate)}"
         await self._store.note_of(serial, Note("certificate-delegated", "", detail), address_of(peer), now)
@@ -286,8 +285,7 @@ class EstService:
         check_dates(peer.certificate, self._registrar.clock())
         if issued.revoked_at is not None:
             raise Refused("certificate-revoked", f"on {issued.revoked_at.isoformat()}")
-        if device.state in SHUT:
-            raise Refused(f"device-{device.state.told}", device.reason)
+        lifecycle.check_renewable(device.standing, device.reason)
         return peer.certificate, device
 
     def _authority(self, label: str) -> CertificateAuthority:

@@ -1,4 +1,4 @@
-"""What becomes of a device: one table, (state, event) → state.
+"""What becomes of a device: one table, (state, event) → state, and beside it what the last verdict was.
 
 The laws of this file:
 
@@ -10,13 +10,16 @@ The laws of this file:
 4. A block is taken away by the operator alone, and that opens nothing: the device is NEW, whatever it was, and comes in
    by a voucher and a verdict like any other. Only what was OPERATIONAL is so again (SUSPENDED remembers it): it has its
    certificate, and EST by its IDevID is as shut there as before it asks anew.
+5. A verdict against a device bars it from renewing, directly and through an RA, until a later verdict is for it or an
+   operator overrules it (`Standing`, `follow`). Whatever else happens leaves the bar as it is: to ask anew, to fail, to
+   be blocked and unblocked is neither. And a verdict is taken in any state, so that nobody is out of its reach.
 
 The diagram in the documents is drawn from the table (`diagram`).
 """
 
 from collections.abc import Iterable, Mapping
 from enum import StrEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 from brski_common.errors import Refused
 
@@ -69,6 +72,13 @@ class Event(StrEnum):
     UNBLOCK = "unblock"
 
 
+class Standing(NamedTuple):
+    """A device's state, and whether the last verdict on it was against it, which outlives the state (law 5)."""
+
+    state: State
+    is_barred: bool
+
+
 # States in which the device may use EST with its IDevID.
 EST_OPEN: Final = frozenset({State.APPROVED, State.AWAITING, State.CLEARED, State.ENROLLED, State.UNENROLLED})
 # States that follow a voucher and precede the verdict on the audit log.
@@ -79,7 +89,11 @@ BLOCKED: Final = frozenset({State.BLOCKED, State.SUSPENDED})
 _REQUESTING: Final = frozenset(State) - BLOCKED
 _RENEWING: Final = frozenset({State.ENROLLED, State.OPERATIONAL})
 _REMEMBERED: Final = frozenset({State.OPERATIONAL, State.SUSPENDED})  # by a block; a second one forgets nothing
-SHUT: Final = BLOCKED | {State.DENIED}  # states in which no certificate is renewed
+SHUT: Final = BLOCKED | {State.DENIED}  # states in which no certificate is renewed, barred or not
+# What else a device may come to without a verdict, and so with the bar of an earlier one.
+_UNJUDGED: Final = LOG_PENDING | {State.NEW, State.HELD, State.REQUESTED, State.DECLINED, State.FAILED}
+# What sets and takes away the bar; nothing else does.
+_BARS: Final[Mapping[Event, bool]] = {Event.LOG_REFUSE: True, Event.LOG_ACCEPT: False, Event.OVERRULE: False}
 _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
     # A device that was reset asks again, whatever it was before; earlier certificates have a life of their own.
     (_REQUESTING, Event.HOLD, State.HELD),
@@ -99,7 +113,12 @@ _ROWS: Final[tuple[tuple[Iterable[State], Event, State], ...]] = (
         Event.LOG_REFUSE,
         State.DENIED,
     ),
+    # Where EST is shut already, only the bar is new; what a block has to give back is not the same any more.
+    *(((state,), Event.LOG_REFUSE, state) for state in State if state in _UNJUDGED - LOG_PENDING | {State.BLOCKED}),
+    ((State.SUSPENDED,), Event.LOG_REFUSE, State.BLOCKED),
     ((State.DENIED,), Event.OVERRULE, State.APPROVED),
+    # Elsewhere it takes the bar away and opens nothing: of the log that belongs to this voucher nobody has heard yet.
+    *(((state,), Event.OVERRULE, state) for state in State if state in _UNJUDGED),
     ((State.APPROVED, State.AWAITING, State.CLEARED, State.UNENROLLED), Event.AWAIT, State.AWAITING),
     ((State.AWAITING, State.CLEARED), Event.CLEAR, State.CLEARED),
     # From AWAITING too: an operator who makes approval automatic approves whatever waits.
@@ -133,12 +152,34 @@ def step(state: State, event: Event) -> State:
     raise Refused("event-out-of-order", f"{event} while {state}")
 
 
+def follow(standing: Standing, events: Iterable[Event]) -> Standing:
+    """Where a device stands after `events`; raises as `step`, and Refused `device-denied` where it may not renew."""
+    state, is_barred = standing
+    for event in events:
+        if event is Event.RENEW:
+            check_renewable(Standing(state, is_barred))
+        if event is Event.OVERRULE and not is_barred:
+            raise Refused("event-out-of-order", f"{event} while nothing speaks against the device")
+        state, is_barred = step(state, event), _BARS.get(event, is_barred)
+    return Standing(state, is_barred)
+
+
+def check_renewable(standing: Standing, why: str = "") -> None:
+    """Whether certificates of a device are renewed, here or for an RA; raises Refused `device-blocked`, `…-denied`."""
+    if standing.state in BLOCKED:
+        raise Refused("device-blocked", why)
+    if standing.is_barred or standing.state is State.DENIED:
+        # Elsewhere than in DENIED the record's reason is another matter.
+        told = why if standing.state is State.DENIED else ""
+        raise Refused("device-denied", told or "its audit log was refused, and nobody has overruled that")
+
+
 def diagram() -> str:
     """The table as a Mermaid state diagram; what is possible nearly everywhere, as blocking, is drawn once."""
     lines = ["stateDiagram-v2", "    [*] --> new"]
     merged: dict[tuple[State, State], list[str]] = {}
     for (state, event), after in TABLE.items():
-        everywhere = event in {Event.REQUEST, Event.HOLD} or after is State.BLOCKED
+        everywhere = event in {Event.REQUEST, Event.HOLD} or (event, after) == (Event.BLOCK, State.BLOCKED)
         if not everywhere and state is not after:
             merged.setdefault((state, after), []).append(event)
     lines += [f"    {before} --> {after}: {', '.join(events)}" for (before, after), events in merged.items()]
@@ -146,5 +187,6 @@ def diagram() -> str:
         "    note right of new: request and hold lead from every state but blocked and suspended to requested and held"
     ]
     lines += ["    note right of blocked: block leads here from every state but operational"]
+    lines += ["    note right of denied: no renewal after log-refuse, in whatever state, until log-accept or overrule"]
     lines += ["    new --> held: hold", "    new --> requested: request", "    requested --> blocked: block"]
     return "\n".join(lines) + "\n"

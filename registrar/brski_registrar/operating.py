@@ -1,11 +1,10 @@
 """The operator's verbs on a device: approve, block, unblock. The command line and the console share them.
 
-What is approved depends on where the device stands (`lifecycle`); each is one unit of work, written in the journal with
-the name of who did it.
+What is approved depends on where the device stands (`lifecycle`): what is in its way first. Each is one unit of work,
+written in the journal with the name of who did it.
 """
 
 from datetime import datetime
-from typing import Final
 
 from brski_common.errors import Refused
 from brski_registrar import lifecycle
@@ -15,29 +14,38 @@ from brski_registrar.policy_store import PolicyStore
 from brski_registrar.records import Change, Device, Note
 from brski_registrar.store import Store
 
-_APPROVALS: Final = {State.AWAITING: Event.CLEAR, State.DENIED: Event.OVERRULE}
-
 
 async def approve(store: Store, policies: PolicyStore, device: Device, *, by: str, now: datetime) -> Device:
     """Let a device go on that waits for the operator, or whose audit log speaks against it.
 
-    HELD: it is put on the allow-list. AWAITING: its certificate request is cleared. DENIED: the audit log is overruled
-    (RFC 8995, 5.8.3). Raises Refused `nothing-to-approve` in any other state.
+    HELD: it is put on the allow-list. AWAITING: its certificate request is cleared. Barred, as in DENIED, or HELD and
+    on the allow-list already: the audit log is overruled (RFC 8995, 5.8.3). Raises Refused `nothing-to-approve` else.
     """
     if device.state is State.HELD:
-        entry = await policies.admission(device.manufacturer, device.serial_number)
-        if entry is None:
-            entry = Admission(
-                manufacturer=device.manufacturer, serial_number=device.serial_number, note=f"approved by {by}"
-            )
-            await policies.allow(entry, now)
-        return await _advance(store, device, (), Note("approved", "admitted", f"by {by}"), now)
-    event = _APPROVALS.get(device.state)
+        is_new = await _admit(policies, device, by, now)
+        if is_new or not device.is_barred:  # else it is the log that stands in its way
+            return await _advance(store, device, (), Note("approved", "admitted", f"by {by}"), now)
+    event = _approval(device)
     if event is None:
         raise Refused(
             "nothing-to-approve", f"{device.serial_number} is {device.state.told}, and does not wait for anybody"
         )
     return await _advance(store, device, (event,), Note("approved", event, f"by {by}"), now)
+
+
+def _approval(device: Device) -> Event | None:
+    if device.state is State.AWAITING:
+        return Event.CLEAR
+    return Event.OVERRULE if device.is_barred and device.state not in lifecycle.BLOCKED else None
+
+
+async def _admit(policies: PolicyStore, device: Device, by: str, now: datetime) -> bool:
+    """Put a device on the allow-list; False if it is there."""
+    if await policies.admission(device.manufacturer, device.serial_number) is not None:
+        return False
+    entry = Admission(manufacturer=device.manufacturer, serial_number=device.serial_number, note=f"approved by {by}")
+    await policies.allow(entry, now)
+    return True
 
 
 async def block(store: Store, device: Device, *, reason: str, by: str, now: datetime) -> Device:
@@ -49,6 +57,7 @@ async def block(store: Store, device: Device, *, reason: str, by: str, now: date
 async def unblock(store: Store, device: Device, *, by: str, now: datetime) -> Device:
     """Take the block away: a device that was operational is so again, any other has to ask for a voucher anew.
 
+    One that is barred stays so: the operator has not spoken of its audit log (`approve`).
     Raises Refused if there is no block.
     """
     if device.state not in lifecycle.BLOCKED:

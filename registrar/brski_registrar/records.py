@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
 
-from brski_registrar.lifecycle import Event, State
+from brski_registrar.lifecycle import Event, Standing, State
 
 
 class Device(NamedTuple):
@@ -20,6 +20,7 @@ class Device(NamedTuple):
     serial_number: str
     issuer: str
     state: State
+    is_barred: bool
     reason: str
     fingerprint: str
     certificate: bytes
@@ -32,6 +33,11 @@ class Device(NamedTuple):
     csr_sha256: str
     created_at: datetime
     changed_at: datetime
+
+    @property
+    def standing(self) -> Standing:
+        """What decides about its renewals."""
+        return Standing(self.state, self.is_barred)
 
 
 class StoredVoucher(NamedTuple):

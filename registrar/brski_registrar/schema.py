@@ -66,6 +66,7 @@ devices = Table(
     Column("serial_number", String),
     Column("issuer", String),
     Column("state", String),
+    Column("is_barred", Boolean),
     Column("reason", Text),
     Column("fingerprint", String),
     Column("address", String),
@@ -163,12 +164,14 @@ SILENT: Final = (
     .order_by(devices.c.changed_at)
     .limit(MAX_LISTED)
 )
-ADVANCED_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
+_TOLD_COLUMNS: Final = ("state", "reason", "csr_sha256", "changed_at")
+ADVANCED_COLUMNS: Final = ("is_barred", *_TOLD_COLUMNS)
+# Without the bar: asking never changes it, and so cannot undo what another process has just found against the device.
 ASKED_COLUMNS: Final = (
     *("fingerprint", "address", "media_type", "pvr_sha256", "nonce", "masa"),
-    *ADVANCED_COLUMNS,
+    *_TOLD_COLUMNS,
 )
-NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "created_at", *ASKED_COLUMNS)
+NEW_COLUMNS: Final = ("manufacturer", "serial_number", "issuer", "is_barred", "created_at", *ASKED_COLUMNS)
 NEW_DEVICE: Final = Prepared(insert(devices), NEW_COLUMNS)
 ASK: Final = (
     update(devices).where(devices.c.id == bindparam("b_id")).values({name: bindparam(name) for name in ASKED_COLUMNS})
@@ -184,6 +187,7 @@ ADVANCE: Final = Prepared(
     .where(
         devices.c.id == bindparam("b_id"),
         devices.c.state == bindparam("b_state"),
+        devices.c.is_barred == bindparam("b_is_barred"),
         devices.c.csr_sha256 == bindparam("b_csr_sha256"),
     )
     .values({name: bindparam(name) for name in ADVANCED_COLUMNS})

@@ -3,7 +3,7 @@
 The laws of this file:
 
 1. Verbs of the registrar, not tables: what belongs together is one unit of work, durable when the call returns.
-2. A device changes state only through `lifecycle.step`, inside the unit that records it, so that of two requests at
+2. A device changes state only through `lifecycle.follow`, inside the unit that records it, so that of two requests at
    once each sees what the other did.
 3. The journal is append-only; the database itself refuses anything else.
 4. A record of a device or a certificate that was written here is believed for RECENT_SECONDS without asking the
@@ -12,7 +12,7 @@ The laws of this file:
 """
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any, Final
 
@@ -27,7 +27,7 @@ from brski_common.errors import NotYet, Refused, Unknown
 from brski_common.telemetry import printable
 from brski_registrar import lifecycle, schema
 from brski_registrar.identity import Pledge
-from brski_registrar.lifecycle import Event, State
+from brski_registrar.lifecycle import Event, Standing, State
 from brski_registrar.policy import Admission
 from brski_registrar.policy_store import read_admission
 from brski_registrar.recent import Recent
@@ -109,8 +109,8 @@ class Store:
 
         def unit(connection: Connection) -> Device:
             before = _device(connection, pledge)
-            state = _followed(before.state if before else State.NEW, change.events)
-            device = _device_asking(pledge, asked, state, change, before)
+            standing = lifecycle.follow(before.standing if before else _UNHEARD, change.events)
+            device = _device_asking(pledge, asked, standing, change, before)
             if before is None:
                 device = _insert(connection, device)
             else:
@@ -227,7 +227,7 @@ class Store:
     async def note(self, pledge: Pledge, device: Device | None, note: Note, address: str, now: datetime) -> None:
         """Write about a pledge whose state does not change."""
         change = Change(events=(), notes=(note,), now=now, address=address)
-        about = device or _device_asking(pledge, _NOTHING, State.NEW, change, None)
+        about = device or _device_asking(pledge, _NOTHING, _UNHEARD, change, None)
         await self.database.write(lambda connection: _write_notes(connection, about, change))
 
     async def note_of(self, serial_number: str, note: Note, address: str, now: datetime) -> None:
@@ -254,6 +254,7 @@ class Store:
 
 
 _NOTHING: Final = Asked(media_type="", pvr_sha256="", nonce=None, masa="", rvr=None)
+_UNHEARD: Final = Standing(State.NEW, is_barred=False)  # of a device that asks for the first time
 
 
 def _device(connection: Connection, pledge: Pledge) -> Device | None:
@@ -273,13 +274,14 @@ def _device_by_id(connection: Connection, device_id: int) -> Device:
     return as_record(Device, row)
 
 
-def _device_asking(pledge: Pledge, asked: Asked, state: State, change: Change, before: Device | None) -> Device:
+def _device_asking(pledge: Pledge, asked: Asked, standing: Standing, change: Change, before: Device | None) -> Device:
     return Device(
         id=before.id if before else 0,
         manufacturer=pledge.manufacturer.name,
         serial_number=pledge.serial_number,
         issuer=pledge.issuer.hex(),
-        state=state,
+        state=standing.state,
+        is_barred=standing.is_barred,
         reason=printable(change.reason),
         fingerprint=pledge.fingerprint,
         certificate=to_der(pledge.certificate),
@@ -322,12 +324,6 @@ def _key(device: Device) -> Key:
     return device.manufacturer, device.serial_number, device.issuer
 
 
-def _followed(state: State, events: Iterable[Event]) -> State:
-    for event in events:
-        state = lifecycle.step(state, event)
-    return state
-
-
 def _advance(connection: Connection, device: Device, change: Change) -> Device:
     """`device` may be old. If its row is not as expected, somebody was here in between: look, and decide again."""
     try:
@@ -344,14 +340,17 @@ def _advance(connection: Connection, device: Device, change: Change) -> Device:
 
 
 def _changed(connection: Connection, device: Device, change: Change) -> Device | None:
-    """The device after `change`, None if it is not in the state that `device` says."""
+    """The device after `change`, None if it does not stand where `device` says."""
+    state, is_barred = lifecycle.follow(device.standing, change.events)
     values: dict[str, Any] = {
-        "state": _followed(device.state, change.events),
+        "state": state,
+        "is_barred": is_barred,
         "reason": printable(change.reason) if change.reason else "",
         "csr_sha256": device.csr_sha256 if change.csr_sha256 is None else change.csr_sha256,
         "changed_at": change.now,
     }
-    known = {"b_id": device.id, "b_state": device.state, "b_csr_sha256": device.csr_sha256}
+    expected = {"b_id": device.id, "b_state": device.state, "b_is_barred": device.is_barred}
+    known = expected | {"b_csr_sha256": device.csr_sha256}
     if schema.ADVANCE.change(connection, values | known) != 1:
         return None
     after = device._replace(**values)

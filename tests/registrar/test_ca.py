@@ -45,6 +45,7 @@ def device(number: int = 7) -> Device:
         serial_number="SN-1",
         issuer="",
         state=State.APPROVED,
+        is_barred=False,
         reason="",
         fingerprint="",
         certificate=b"",

@@ -492,6 +492,49 @@ async def test_a_device_is_blocked_and_unblocked(plant: Plant, beside: Path) -> 
     assert (await invoke("device", "show", "SN-11", *at, code=1))["error"] == "device-unknown"
 
 
+async def test_a_refused_log_is_shown_beside_any_state_until_an_operator_overrules_it(
+    plant: Plant, beside: Path
+) -> None:
+    at = ("--config", beside)
+
+    async def said(*words: str) -> str:
+        return await asyncio.to_thread(lambda: run("device", *words, *at).stdout)
+
+    async with plant.vouched("SN-15") as line:
+        await line.enrolled()
+        plant.masa.remember("SN-15", b"\x66" * 20)
+        await plant.service.recheck(await plant.device("SN-15"))
+    assert [each["is_barred"] for each in await invoke("device", "list", *at)] == [True]
+    assert "blocked; no renewal: its audit log was refused, until" in await said("block", "SN-15")
+    assert (await invoke("device", "approve", "SN-15", *at, code=1))["error"] == "nothing-to-approve"
+    assert await said("unblock", "SN-15") == (
+        "SN-15 may ask again: it is new; no renewal: its audit log was refused, until it is accepted, or overruled by "
+        "`device approve`\n"
+    )
+    assert "no renewal: its audit log was refused, until" in await said("show", "SN-15")
+    assert "no renewal" in await said("list")
+    shown = await invoke("device", "show", "SN-15", *at)
+    assert (shown["state"], shown["is_barred"]) == ("new", True)
+    assert await said("approve", "SN-15") == "SN-15 may renew: its audit log is overruled\n"
+    assert (await invoke("device", "show", "SN-15", *at))["is_barred"] is False
+    assert "no renewal" not in await said("show", "SN-15")
+    assert (await invoke("device", "approve", "SN-15", *at, code=1))["error"] == "nothing-to-approve"
+
+
+async def test_a_held_device_with_a_refused_log_is_admitted_first_and_overruled_by_a_second_approval(
+    plant: Plant, beside: Path
+) -> None:
+    at = ("--config", beside)
+    await plant.change_maker(admit=Admit.ASK)
+    async with plant.connect(plant.maker.idevid("SN-16")) as line:
+        assert (await line.request_voucher()).status == 202
+    await plant.service.recheck(await plant.device("SN-16"))
+    first = await asyncio.to_thread(lambda: run("device", "approve", "SN-16", *at).stdout)
+    assert first.startswith("SN-16 will be admitted at its next try, within 30 seconds; no renewal")
+    second = await invoke("device", "approve", "SN-16", *at)
+    assert (second["state"], second["is_barred"]) == ("held", False)
+
+
 def test_a_prefetch_without_a_known_maker_is_told(config: Path) -> None:
     at = ("--config", config)
     told = answer("voucher", "prefetch", "SN-1", "--manufacturer", "Nobody", *at, code=1)

@@ -23,6 +23,7 @@ from brski_common.errors import Misconfigured
 from brski_common.paths import build_path
 from brski_registrar.delegates import Delegates
 from brski_registrar.lifecycle import Event, State
+from brski_registrar.operating import approve
 from brski_registrar.records import Change
 from brski_registrar.upstream import UpstreamAuthority
 from tests.support.plant import EST, Line, Plant, certificate_in, csr_with, reason_of
@@ -138,6 +139,27 @@ async def test_a_device_that_the_centre_has_shut_out_gets_nothing_through_an_ra(
         async with centre.connect(OTHER_RA) as line:
             assert await told(line, csr_with(serial)) == (406, "device-blocked")
             assert await told(line, csr_with(fresh())) == (200, "")
+
+
+@pytest.mark.req("E-24", "AL-14")
+async def test_nor_one_whose_audit_log_speaks_against_it_whatever_came_after(tmp_path: Path) -> None:
+    async with Plant.open(tmp_path, ras=(OTHER_RA.certificate,)) as centre, centre.vouched() as line:
+        serial = line.serial
+        centre.masa.remember(serial, b"\x66" * 20)
+        await centre.service.recheck(await centre.device(serial))
+
+        async def through_the_ra() -> tuple[int, str]:
+            async with centre.connect(OTHER_RA) as ra:
+                return await told(ra, csr_with(serial))
+
+        assert await through_the_ra() == (403, "device-denied")
+        assert (await line.request_voucher(line.pvr(nonce="once more"))).status == 200
+        assert await through_the_ra() == (403, "device-denied")
+        change = Change(events=(Event.BLOCK, Event.UNBLOCK), notes=(), now=centre.clock())
+        await centre.store.advance(await centre.device(serial), change)
+        assert await through_the_ra() == (403, "device-denied")
+        await approve(centre.store, centre.policies, await centre.device(serial), by="operator", now=centre.clock())
+        assert await through_the_ra() == (200, "")
 
 
 @pytest.mark.req("E-24")

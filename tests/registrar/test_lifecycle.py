@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from brski_common.errors import Refused
-from brski_registrar.lifecycle import BLOCKED, EST_OPEN, SHUT, TABLE, Event, State, diagram, step
+from brski_registrar.lifecycle import BLOCKED, EST_OPEN, SHUT, TABLE, Event, Standing, State, diagram, follow, step
 
 PAIRS = [(state, event) for state in State for event in Event]
+PARDONS = {Event.LOG_ACCEPT, Event.OVERRULE}
 
 
 @given(st.sampled_from(State), st.sampled_from(Event))
@@ -28,13 +29,15 @@ def test_any_event_in_any_state_is_a_state_or_a_refusal(state: State, event: Eve
 def test_no_sequence_of_events_opens_est_but_by_a_judged_log_after_the_latest_voucher(events: list[Event]) -> None:
     state, judged, failed = State.NEW, False, False
     for event in events:
+        before = state
         try:
             state = step(state, event)
         except Refused:
             continue
         if event in {Event.REQUEST, Event.HOLD}:
             judged = failed = False
-        judged = event in {Event.LOG_ACCEPT, Event.OVERRULE} or (judged and event is not Event.LOG_REFUSE)
+        speaks_for_it = event is Event.LOG_ACCEPT or (event, before) == (Event.OVERRULE, State.DENIED)
+        judged = speaks_for_it or (judged and event is not Event.LOG_REFUSE)
         failed = failed or (event is Event.FAIL)
         if state in EST_OPEN:
             assert judged
@@ -50,7 +53,7 @@ def test_a_failed_device_comes_back_only_by_a_new_request() -> None:
 
 @pytest.mark.parametrize("blocked", sorted(BLOCKED))
 def test_a_blocked_device_is_freed_by_nobody_but_the_operator(blocked: State) -> None:
-    leads_on = {event for event in Event if TABLE.get((blocked, event), blocked) is not blocked}
+    leads_on = {event for event in Event if TABLE.get((blocked, event), blocked) not in BLOCKED}
     assert leads_on == {Event.UNBLOCK}
     assert blocked.told is State.BLOCKED
 
@@ -79,7 +82,8 @@ def test_no_block_brings_a_device_past_its_failure_or_the_verdict(start: State, 
         return  # these have had their verdict
     state, judged = start, False
     for event in (Event.BLOCK, Event.UNBLOCK, Event.RENEW, *events):
-        judged = judged or (event in {Event.LOG_ACCEPT, Event.LOG_REFUSE} and (state, event) in TABLE)
+        verdict = {Event.LOG_ACCEPT: State.APPROVED, Event.LOG_REFUSE: State.DENIED}.get(event)
+        judged = judged or (verdict is not None and TABLE.get((state, event)) is verdict)
         state = TABLE.get((state, event), state)
         assert judged or state not in {State.OPERATIONAL, State.DENIED, *EST_OPEN}
 
@@ -87,6 +91,69 @@ def test_no_block_brings_a_device_past_its_failure_or_the_verdict(start: State, 
 def test_what_shuts_a_device_out_keeps_its_certificate_from_being_renewed() -> None:
     assert {state for state in State if (state, Event.RENEW) not in TABLE} == SHUT
     assert BLOCKED < SHUT
+
+
+@given(st.lists(st.sampled_from(Event), max_size=40))
+@pytest.mark.req("AL-14")
+def test_what_the_last_verdict_was_is_known_whatever_else_happened(events: list[Event]) -> None:
+    standing, against = Standing(State.NEW, is_barred=False), False
+    for event in events:
+        try:
+            standing = follow(standing, (event,))
+        except Refused:
+            continue
+        assert not (against and event is Event.RENEW), "renewed in spite of its log"
+        against = event is Event.LOG_REFUSE or (against and event not in PARDONS)
+        assert standing.is_barred is against
+        if standing.is_barred:
+            assert standing.state not in {State.OPERATIONAL, State.SUSPENDED, *EST_OPEN}
+        assert standing.is_barred or standing.state is not State.DENIED
+
+
+@given(st.sampled_from(State), st.lists(st.sampled_from(sorted(set(Event) - PARDONS)), max_size=40))
+@pytest.mark.req("AL-14")
+def test_after_a_verdict_against_it_nothing_renews_a_device_but_a_verdict_for_it(
+    start: State, events: list[Event]
+) -> None:
+    standing = follow(Standing(start, start is State.DENIED), (Event.LOG_REFUSE,))
+    for event in events:
+        with pytest.raises(Refused) as refused:
+            follow(standing, (Event.RENEW,))
+        assert refused.value.reason == ("device-blocked" if standing.state in BLOCKED else "device-denied")
+        try:
+            standing = follow(standing, (event,))
+        except Refused:
+            continue
+        assert standing.state not in EST_OPEN
+
+
+@given(st.lists(st.sampled_from(Event), max_size=40))
+def test_an_operator_can_overrule_a_verdict_wherever_the_device_stands_but_no_more_than_that(
+    events: list[Event],
+) -> None:
+    standing = Standing(State.NEW, is_barred=False)
+    for event in (*events, Event.OVERRULE):
+        is_pardon = event is Event.OVERRULE and standing.is_barred and standing.state not in BLOCKED
+        try:
+            after = follow(standing, (event,))
+        except Refused:
+            assert not is_pardon
+            continue
+        if event is Event.OVERRULE:
+            assert is_pardon, "nothing to overrule"
+            assert after.state is (State.APPROVED if standing.state is State.DENIED else standing.state)
+            follow(after, (Event.RENEW,))
+        standing = after
+
+
+def test_a_verdict_is_taken_in_every_state() -> None:
+    assert {state for state in State if (state, Event.LOG_REFUSE) in TABLE} == set(State)
+
+
+def test_a_block_that_meets_a_verdict_gives_nothing_back() -> None:
+    suspended = Standing(State.SUSPENDED, is_barred=False)
+    assert follow(suspended, (Event.LOG_REFUSE,)) == Standing(State.BLOCKED, is_barred=True)
+    assert follow(suspended, (Event.LOG_REFUSE, Event.UNBLOCK)) == Standing(State.NEW, is_barred=True)
 
 
 def test_every_state_can_be_reached_and_left() -> None:

@@ -75,6 +75,12 @@ EARLIER_VOUCHER = """
 """
 
 
+DEVICE_BEFORE_BARS = """
+    INSERT INTO devices VALUES (:id, 'Example Maker', :serial, '0418', :state, '', 'f00d', '::1',
+        'application/voucher-cms+json', 'ab', 'nonce', 'https://masa.example', 'cd', :now, :now)
+"""
+
+
 def copy_revisions(pattern: str, package: Path) -> None:
     versions = package / "versions"
     versions.mkdir(parents=True)
@@ -106,6 +112,54 @@ async def test_what_an_earlier_release_knew_of_its_devices_is_kept(
         assert (device.nonce, device.csr_sha256, device.changed_at) == ("nonce", "cd", NOW)
         assert [voucher.raw for voucher in await store.vouchers(7)] == [b"rvr"]
         assert (await store.advance(device, change(Event.BLOCK))).rvr == b"rvr"
+
+
+async def test_devices_that_an_earlier_release_denied_are_barred(
+    database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy_revisions("000[123]_*.py", tmp_path / "before_bars" / "migrations")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def unit(connection: Connection) -> None:
+        for number, state in enumerate(("denied", "operational", "new")):
+            values = {"id": number, "serial": f"SN-{state}", "state": state, "now": NOW, "certificate": b"idevid"}
+            connection.execute(text(DEVICE_BEFORE_BARS).bindparams(bindparam("now", type_=UtcTime)), values)
+            request = text("INSERT INTO requests VALUES (:id, :certificate, NULL)")
+            connection.execute(request.bindparams(bindparam("certificate", type_=LargeBinary)), values)
+        connection.execute(text("ALTER TABLE before_bars_revision RENAME TO brski_registrar_revision"))
+
+    async with Database.open(database_url, migrations="before_bars.migrations") as database:
+        await database.write(unit)
+    async with Database.open(database_url, migrations=MIGRATIONS) as database:
+        store = Store(database)
+        found = {device.state: device for device in await store.devices()}
+        barred = {state: device.is_barred for state, device in found.items()}
+        assert barred == {State.DENIED: True, State.OPERATIONAL: False, State.NEW: False}
+        denied = await store.advance(found[State.DENIED], change(Event.BLOCK, Event.UNBLOCK))
+        assert (denied.state, denied.is_barred) == (State.NEW, True)
+        with pytest.raises(Refused, match="device-denied"):
+            await store.advance(denied, change(Event.RENEW))
+        await store.advance(found[State.NEW], change(Event.RENEW))
+
+
+async def test_a_bar_outlives_requests_and_is_seen_by_who_has_not_heard_of_it(database: Database) -> None:
+    mine, others, pledge = Store(database), Store(database), pledge_of(fresh())
+    device = await mine.request(pledge, ASKED, change(Event.REQUEST))
+    barred = await others.advance(device, change(Event.LOG_REFUSE))
+    assert (barred.state, barred.is_barred) == (State.REQUESTED, True)
+    with pytest.raises(Refused, match="device-denied"):
+        await mine.advance(device, change(Event.RENEW))
+    asked = await mine.request(pledge, ASKED, VOUCHERED)
+    assert (asked.state, asked.is_barred) == (State.VOUCHERED, True)
+    assert await Store(database).device(pledge) == asked
+    accepted = await others.advance(asked, change(Event.IMPRINT, Event.LOG_ACCEPT))
+    assert (accepted.state, accepted.is_barred) == (State.APPROVED, False)
+    assert await Store(database).device(pledge) == accepted
+
+
+def test_asking_does_not_write_the_bar() -> None:
+    """What one process finds against a device is not undone by another that had read its row before."""
+    assert "is_barred" not in str(schema.ASK)
 
 
 async def test_who_is_silent_is_found_without_a_look_at_all_the_others(tmp_path: Path) -> None:

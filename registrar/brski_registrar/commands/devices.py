@@ -22,7 +22,7 @@ from brski_registrar.commands.opening import (
     find_device,
 )
 from brski_registrar.knocking import NOT_LISTED, turned_away
-from brski_registrar.lifecycle import State
+from brski_registrar.lifecycle import EST_OPEN, State
 from brski_registrar.policy import ASK_AGAIN_SECONDS, SOURCE_NOT_ALLOWED, DomainPolicy, sources_with
 from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
@@ -33,6 +33,9 @@ _NEXT: Final = {
     State.CLEARED: f"will get its certificate at its next try, within {ASK_AGAIN_SECONDS:g} seconds",
     State.APPROVED: "may enroll: its audit log is overruled",
 }
+OVERRULED: Final = "may renew: its audit log is overruled"
+BARRED: Final = "no renewal: its audit log was refused"
+STAYS_BARRED: Final = f"{BARRED}, until it is accepted, or overruled by `device approve`"
 MAX_ADVICE: Final = 10  # lines
 FORMATS: Final = {each.name.lower(): each for each in Format}
 
@@ -58,7 +61,7 @@ def list_devices(
     found = cli.run_async(work())
     empty = "no device has asked yet" if state is None else f"no device is {state}"
     columns = ("serial number", "manufacturer", "state", "changed", "reason")
-    rows = [(each.serial_number, each.manufacturer, each.state.told, each.changed_at, each.reason) for each in found]
+    rows = [(each.serial_number, each.manufacturer, each.state.told, each.changed_at, _why(each)) for each in found]
     cli.answer(
         [_device_facts(each) for each in found],
         as_json,
@@ -111,7 +114,8 @@ def show_device(
     }
 
     def human() -> None:
-        cli.facts(_device_facts(device).items())
+        bar = {"is_barred": STAYS_BARRED if device.is_barred else None}
+        cli.facts((_device_facts(device) | bar).items())
         cli.show(f"\n{_counted(len(handed), 'voucher')}, {_counted(len(issued), 'certificate')}\n")
         rows = [(each.at, each.event, each.reason, each.detail, each.address) for each in entries]
         cli.table(("at", "event", "reason", "detail", "from"), rows, empty="the journal says nothing")
@@ -125,13 +129,13 @@ def approve_device(
 ) -> None:
     """Let a device go on: admit it, clear its certificate request, or overrule its audit log."""
 
-    async def work() -> Device:
+    async def work() -> tuple[Device, Device]:
         async with desk(config) as at:
             device = await find_device(at.store, serial, manufacturer)
-            return await operating.approve(at.store, at.policies, device, by=_operator(), now=utc_now())
+            return device, await operating.approve(at.store, at.policies, device, by=_operator(), now=utc_now())
 
-    device = cli.run_async(work())
-    words = f"{cli.cell(device.serial_number)} {_NEXT.get(device.state, f'is {device.state}')}"
+    before, device = cli.run_async(work())
+    words = f"{cli.cell(device.serial_number)} {_next(before, device)}"
     cli.answer(_device_facts(device), as_json, lambda: cli.show(words))
 
 
@@ -157,7 +161,7 @@ def block_device(
 def unblock_device(
     serial: Serial, config: Config = DEFAULT_CONFIG, manufacturer: Maker = None, as_json: cli.Json = False
 ) -> None:
-    """Take a block away: what was operational is so again, any other device may ask again."""
+    """Take a block away: what was operational is so again, any other may ask again; a refused audit log stays so."""
 
     async def work() -> Device:
         async with desk(config) as at:
@@ -269,11 +273,26 @@ def revoke_certificate(
 
 
 def _done(device: Device, words: str, as_json: bool) -> None:
-    cli.answer(
-        _device_facts(device),
-        as_json,
-        lambda: cli.show(f"{cli.cell(device.serial_number)} {words} {device.state.told}"),
-    )
+    done = f"{cli.cell(device.serial_number)} {words} {device.state.told}"
+    cli.answer(_device_facts(device), as_json, lambda: cli.show(_with_bar(done, device)))
+
+
+def _next(before: Device, device: Device) -> str:
+    """What an approval leads to."""
+    if before.is_barred and not device.is_barred and device.state not in EST_OPEN:
+        return OVERRULED
+    return _with_bar(_NEXT.get(device.state, f"is {device.state}"), device)
+
+
+def _with_bar(words: str, device: Device) -> str:
+    return f"{words}; {STAYS_BARRED}" if device.is_barred else words
+
+
+def _why(device: Device) -> str:
+    """Why a device stands where it does, and the bar where its state does not say it."""
+    if device.is_barred and device.state is not State.DENIED:
+        return f"{BARRED}; {device.reason}" if device.reason else BARRED
+    return device.reason
 
 
 def _counted(number: int, noun: str) -> str:
@@ -319,6 +338,7 @@ def _device_facts(device: Device) -> dict[str, Any]:
         "serial_number": device.serial_number,
         "manufacturer": device.manufacturer,
         "state": device.state.told,
+        "is_barred": device.is_barred,
         "reason": device.reason,
         "address": device.address,
         "masa": device.masa,
