@@ -23,6 +23,8 @@ MAX_LINE_BYTES: Final = 4 * 1024
 MAX_HEADER_BYTES: Final = 8 * 1024
 MAX_HEADERS: Final = 64
 MAX_INTERIM: Final = 8  # 1xx answers before the final one
+MAX_LENGTH_DIGITS: Final = 20  # of a Content-Length; zeros in front are allowed (RFC 9110, 8.6), and nobody writes many
+WITHOUT_BODY: Final = frozenset((204, 304))  # a length there is that of another answer, if any (RFC 9110, 8.6)
 _NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
 
 
@@ -40,7 +42,7 @@ class AnswerReader:
         self.status = 0
         self.headers: Mapping[str, str] = {}
         self.is_complete = self.keeps_connection = False
-        self._limit, self._size, self._interim = limit, 0, 0
+        self._limit, self._size, self._interim, self._to_head = limit, 0, 0, to_head
         self._chunks: list[bytes] = []
         self._payload: Any = None
         self._heard = False
@@ -105,9 +107,13 @@ class AnswerReader:
             self.keeps_connection = not message.should_close
             if "Transfer-Encoding" in message.headers:
                 _check_codings(message.headers.getall("Transfer-Encoding"))
-            length = message.headers.get("Content-Length", "0")
-            if not payload.is_eof() and int(length) > self._limit:  # the parser has seen to it that it is a number
-                raise self._too_large()
+            if not self._to_head and message.code not in WITHOUT_BODY:
+                self._check_length(message.headers.get("Content-Length", "0"))
+
+    def _check_length(self, declared: str) -> None:
+        """Raise PeerFailed for more than the limit, whatever the parser makes of it: of 2**64 - 1 it makes no body."""
+        if len(declared) > MAX_LENGTH_DIGITS or int(declared) > self._limit:  # the parser saw that these are digits
+            raise self._too_large()
 
     def _take(self) -> bool:
         """Move what came of the body here; whether that was all."""

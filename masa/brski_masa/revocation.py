@@ -115,7 +115,7 @@ def _read_crl(data: bytes) -> x509.CertificateRevocationList:
     try:
         pem = data.lstrip().startswith(b"-----BEGIN")
         crl = x509.load_pem_x509_crl(data) if pem else x509.load_der_x509_crl(data)
-        _ = crl.extensions, crl.issuer, crl.last_update_utc
+        _ = crl.extensions, crl.issuer, crl.last_update_utc, crl.next_update_utc
     except PYCA_ERRORS as error:
         raise Untrusted("crl-malformed", str(error)) from error
     return crl
@@ -194,8 +194,10 @@ def _verify(signer: x509.Certificate, signature: bytes, data: bytes, algorithm: 
 
 
 def _check_times(made: datetime, next_update: datetime | None, now: datetime) -> datetime:
+    if made > now + SKEW:  # first of all: what is made at the end of time has no hour after it
+        raise Untrusted("revocation-answer-out-of-date", f"from {made}")
     until = next_update if next_update is not None else made + WITHOUT_NEXT_UPDATE
-    if made > now + SKEW or now > until:
+    if now > until:
         raise Untrusted("revocation-answer-out-of-date", f"from {made} until {until}")
     return until
 

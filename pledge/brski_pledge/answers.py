@@ -23,6 +23,8 @@ MAX_EXPLANATION = 160  # characters of a registrar's own words
 MAX_REDIRECTS = 4  # within one origin; to another origin there is one at most
 MAX_OUTAGES = 5  # times in a row that a registrar which asked for patience may be out of reach
 HTTPS_PORT = 443
+# Of the standard library's reader: no date at all, a year or an offset that no date holds, a number without end.
+_NO_DATE = (ArithmeticError, LookupError, TypeError, ValueError)
 REPEATABLE = frozenset((301, 302, 307, 308))  # 303 and others ask for something that is no voucher request
 
 
@@ -134,6 +136,6 @@ def _retry_after(text: str | None, now: datetime | None) -> float:
         return DEFAULT_WAIT
     try:
         then = parsedate_to_datetime(text)
-    except ValueError:
+    except _NO_DATE:
         return DEFAULT_WAIT
     return (then if then.tzinfo else then.replace(tzinfo=UTC)).timestamp() - now.timestamp()

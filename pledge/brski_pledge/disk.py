@@ -2,12 +2,15 @@
 
 The laws of this file:
 
-1. Files and folders are made for their owner alone.
+1. Files and folders are made for their owner alone. What is written goes into a file that is made for it, never into
+   one that lies there already: that may be a link, have a reader, or be open to everybody.
 2. What is not said to be durable is so after `sync`.
 3. An error is an OSError that names the path.
 4. Nothing waits for another process: a pipe under the name of a file is an error, as a device is.
 5. A secret is taken only from a file that nobody but its owner could have written, and that not everybody can read.
    Its group may read it: a plant's web server, or the pledge itself where root keeps the file.
+6. A state folder is one into which nobody but its owner may write, or in which nobody may touch another's files.
+7. A file is read whole or not at all.
 """
 
 import errno
@@ -23,6 +26,7 @@ SECRET, PRIVATE_FOLDER = 0o600, 0o700
 MAX_FILE_BYTES = 2 * 1024 * 1024
 FOREIGN_WRITE, EVERYBODY_READS = stat.S_IWGRP | stat.S_IWOTH, stat.S_IROTH
 ROOT_USER = 0
+NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
 
 
 class UnsafeFileError(OSError):
@@ -41,8 +45,15 @@ class Disk:
         except FileNotFoundError:
             return ()
 
+    def check_folder(self, path: Path) -> None:
+        """Raise UnsafeFileError if others may write into a folder (law 6); nothing happens if there is none."""
+        with suppress(FileNotFoundError):
+            status = path.stat()  # of where a link leads: the folder may be one
+            if stat.S_ISDIR(status.st_mode):
+                refuse_unsafe_folder(status, os.geteuid(), path)
+
     def read(self, path: Path) -> bytes:
-        """A whole file; raises OSError."""
+        """A whole file; raises OSError, with EFBIG for one that is larger than anything kept here."""
         with _Opened(path, os.O_RDONLY) as descriptor:
             _refuse_no_file(os.fstat(descriptor))
             return _read_all(descriptor)
@@ -73,15 +84,23 @@ class Disk:
         path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
 
     def write(self, path: Path, data: bytes, *, durable: bool) -> None:
-        """Write a file that only its owner may read; if `durable`, its content (not its name) is so on return."""
-        with _Opened(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC) as descriptor:
+        """Make a file that only its owner may read; if `durable`, its content (not its name) is so on return.
+
+        What else has this name loses it, and is not written to.
+        """
+        try:
+            new = _Opened(path, NEW_FILE)
+        except FileExistsError:
+            self.remove(path)
+            new = _Opened(path, NEW_FILE)
+        with new as descriptor:
             _write_all(descriptor, data)
             if durable:
                 os.fsync(descriptor)
 
     def write_byte(self, path: Path, at: int, value: bytes) -> None:
         """Change one byte of a file; raises OSError if there is none."""
-        with _Opened(path, os.O_WRONLY) as descriptor:
+        with _Opened(path, os.O_WRONLY | os.O_NOFOLLOW) as descriptor:
             os.pwrite(descriptor, value, at)
 
     def sync(self, folder: Path) -> None:
@@ -94,26 +113,23 @@ class Disk:
         os.replace(source, target)  # noqa: PTH105 -- Path.replace makes a path of its result
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename over `target`, durably; only then what `target` was is overwritten with zeros."""
-        try:
-            old = os.open(target, os.O_WRONLY | os.O_NONBLOCK)
-        except FileNotFoundError:
+        """Rename over `target`, durably; only then what `target` was is overwritten with zeros, if it was a file."""
+        old = _opened_old(target)
+        if old is None:
             self.rename(source, target)
             self.sync(target.parent)
             return
-        try:
+        with old as descriptor:
             self.rename(source, target)
             self.sync(target.parent)
-            _blank(old)
-        finally:
-            os.close(old)
+            _blank(descriptor)
 
     def blank(self, path: Path) -> None:
         """Overwrite a file with zeros, durably; nothing happens to what is none, nor to what a link leads to."""
-        if not stat.S_ISREG(path.lstat().st_mode):
-            return
-        with _Opened(path, os.O_WRONLY) as descriptor:
-            _blank(descriptor)
+        old = _opened_old(path)
+        if old is not None:
+            with old as descriptor:
+                _blank(descriptor)
 
     def remove(self, path: Path) -> None:
         """Remove a file; nothing happens if it is gone."""
@@ -152,6 +168,22 @@ def refuse_unsafe(status: os.stat_result, user: int) -> None:
         raise UnsafeFileError(errno.EPERM, f"everybody may read the key in it (mode {mode:04o}); use chmod 600")
 
 
+def refuse_unsafe_folder(status: os.stat_result, user: int, path: Path) -> None:
+    """Raise UnsafeFileError if others than `user` and root decide what a folder holds.
+
+    Where a folder is sticky, everybody can put something in, but only an owner can take a file away or put another in
+    its place: then the files themselves, which are judged one by one, say enough.
+    """
+    mode = stat.S_IMODE(status.st_mode)
+    if status.st_uid not in {user, ROOT_USER}:
+        whose = f"the folder belongs to user {status.st_uid}, and this runs as user {user}"
+        raise UnsafeFileError(errno.EPERM, f"{whose}; run it as that one, or use chown", str(path))
+    if mode & FOREIGN_WRITE and not mode & stat.S_ISVTX:
+        mend = "chmod 700" if status.st_uid == user else f"chown {user} and chmod 700"
+        open_to = f"others than its owner may write into the folder (mode {mode:04o})"
+        raise UnsafeFileError(errno.EPERM, f"{open_to}; use {mend}", str(path))
+
+
 def _refuse_no_file(status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
@@ -161,11 +193,24 @@ def _refuse_no_file(status: os.stat_result) -> None:
 
 def _read_all(descriptor: int) -> bytes:
     with open(descriptor, "rb", closefd=False) as file:
-        return file.read(MAX_FILE_BYTES)
+        data = file.read(MAX_FILE_BYTES + 1)
+    if len(data) > MAX_FILE_BYTES:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    return data
+
+
+def _opened_old(path: Path) -> _Opened | None:
+    """A file that is to be overwritten; None if there is none. A link is none, wherever it leads."""
+    try:
+        is_file = stat.S_ISREG(path.lstat().st_mode)
+    except FileNotFoundError:
+        return None
+    return _Opened(path, os.O_WRONLY | os.O_NOFOLLOW) if is_file else None
 
 
 def _blank(descriptor: int) -> None:
-    _write_all(descriptor, bytes(os.fstat(descriptor).st_size))
+    # What is larger is none of ours, and may be nothing but a hole.
+    _write_all(descriptor, bytes(min(os.fstat(descriptor).st_size, MAX_FILE_BYTES)))
     os.fsync(descriptor)
 
 

@@ -22,6 +22,7 @@ The laws of this file (docs/adr/0016):
 """
 
 import base64
+import errno
 import re
 import time
 from collections import defaultdict
@@ -97,19 +98,21 @@ class Folder:
         """What is kept, None in the factory state; raises Misconfigured if what is kept cannot be read.
 
         A damaged state is never taken for the factory state: that would start BRSKI on a configured
-        device (RFC 8995, 5). Nor is one that the disk does not give, or that another may have put there.
+        device (RFC 8995, 5). Nor is one that the disk does not give, or that another may have put there or taken away.
         """
         where = self._identity
         try:
+            self._disk.check_folder(self.path)
             return _read(self._disk.read_secret(where), self.path)
         except FileNotFoundError:
             return None
         except NotADirectoryError as error:
             raise Misconfigured("state-unusable", f"{self.path}: this has to be a folder") from error
         except UnsafeFileError as error:
-            raise Misconfigured("state-unsafe", f"{where}: {error.strerror}") from error
+            raise _unsafe(error, where) from error
         except OSError as error:
-            raise Misconfigured("state-unreadable", f"{where}: {error.strerror}") from error
+            reason = "state-damaged" if error.errno == errno.EFBIG else "state-unreadable"
+            raise Misconfigured(reason, f"{where}: {error.strerror}") from error
         except (BrskiError, ValueError, LookupError, TypeError, UnsupportedAlgorithm) as error:
             raise Misconfigured("state-damaged", f"{where}: {error}") from error
 
@@ -120,25 +123,33 @@ class Folder:
         the path.
         """
         try:
-            self._erase(_SECRETS, self._disk.names(self.path))
             self._disk.make_folder(self.path)
+            self._disk.check_folder(self.path)
+            self._erase(_SECRETS, self._disk.names(self.path))
             try:
                 # Not synced: what is removed at once seldom gets as far as the flash, and so wears nothing.
                 self._disk.write(self._new, bytes(ROOM), durable=False)
             finally:
                 self._disk.remove(self._new)
+        except UnsafeFileError as error:
+            raise _unsafe(error, self._new) from error
         except OSError as error:
             raise Misconfigured("state-unusable", f"{error.filename or self.path}: {error.strerror}") from error
 
     def save(self, enrollment: Enrollment) -> Enrollment:
         """Keep `enrollment` instead of whatever was kept; when this returns no power loss can undo it.
 
-        Raises Misconfigured, and changes nothing, if the key is not that of the certificate.
+        Raises Misconfigured, and changes nothing, if the key is not that of the certificate, or if others may write
+        into the folder.
         """
         begun, identity, disk = time.monotonic(), _write(enrollment), self._disk
+        disk.make_folder(self.path)
+        try:
+            disk.check_folder(self.path)
+        except UnsafeFileError as error:
+            raise _unsafe(error, self.path) from error
         names = disk.names(self.path)
         self._erase(_SECRETS, names)
-        disk.make_folder(self.path)
         try:
             disk.write(self._new, identity, durable=True)
         except OSError:
@@ -171,7 +182,7 @@ class Folder:
         chain, anchors, names = enrollment.credential.chain, enrollment.anchors, self._disk.names(self.path)
         for name, data in ((LDEVID, to_pem(*chain)), (ANCHORS, to_pem(*anchors)), (VOUCHER, enrollment.voucher)):
             path, new = self.path / name, self.path / EXPORT_NEW
-            if name not in names or self._disk.read(path) != data:
+            if name not in names or self._content(path) != data:
                 try:
                     self._disk.write(new, data, durable=True)
                     self._disk.rename(new, path)
@@ -197,7 +208,7 @@ class Folder:
         """
         names = self._disk.names(self.path)
         if IDENTITY in names:
-            return () if _is_ours(self._disk.read(self._identity)) else (self._identity,)
+            return () if _is_ours(self._content(self._identity)) else (self._identity,)
         return () if OLD in names else tuple(self.path / name for name in _EXPORTS if name in names)
 
     def tidy(self) -> None:
@@ -220,7 +231,16 @@ class Folder:
 
     def _is_in_use(self, name: str) -> bool:
         """Whether this may be a second name of the identity, after a rename that a power loss tore apart."""
-        return self._disk.read(self.path / name) == self._disk.read(self._identity)
+        return self._content(self.path / name) == self._content(self._identity)
+
+    def _content(self, path: Path) -> bytes | None:
+        """What a file holds; None if that is more than a pledge ever wrote."""
+        try:
+            return self._disk.read(path)
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                return None
+            raise
 
 
 # The bytes: blocks as in PEM (RFC 7468), of which other programs read the key and the chain
@@ -272,9 +292,13 @@ def _read(data: bytes, folder: Path) -> Enrollment:
     )
 
 
-def _is_ours(data: bytes) -> bool:
+def _unsafe(error: UnsafeFileError, where: Path) -> Misconfigured:
+    return Misconfigured("state-unsafe", f"{error.filename or where}: {error.strerror}")
+
+
+def _is_ours(data: bytes | None) -> bool:
     """Whether a pledge wrote this, whatever happened to it since; what is empty or zeros holds nothing to lose."""
-    return TITLE in data or b"-----BEGIN BRSKI " in data or not any(data)
+    return data is not None and (TITLE in data or b"-----BEGIN BRSKI " in data or not any(data))
 
 
 def _title(content: bytes, *, confirmed: bool) -> bytes:

@@ -22,6 +22,7 @@ _HASHES: Final[Mapping[str, Callable[[bytes], "hashlib._Hash"]]] = {
     "MD5": lambda data: hashlib.md5(data, usedforsecurity=False),
 }
 _PARAMETER: Final = re.compile(r'([A-Za-z0-9_-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))\s*(?:,|$)')
+_SENDABLE: Final = re.compile(r"[\t -\x7e\x80-\xff]*")  # what goes back in a header; half a surrogate cannot
 _SCHEME: Final = re.compile(r"(?:^|,)\s*Digest\s+", re.IGNORECASE)
 
 
@@ -88,6 +89,8 @@ def _challenge(text: str) -> Challenge | None:
     algorithm = parameters.get("algorithm", "MD5").upper()
     qop = [each.strip() for each in parameters.get("qop", "").split(",")]
     if algorithm not in _HASHES or "auth" not in qop or not {"realm", "nonce"} <= parameters.keys():
+        return None
+    if not all(_SENDABLE.fullmatch(parameters.get(name, "")) for name in ("realm", "nonce", "opaque")):
         return None
     return Challenge(parameters["realm"], parameters["nonce"], algorithm, parameters.get("opaque"))
 

@@ -165,8 +165,12 @@ class _Site:
 
 def _same_origin(base: str, location: str) -> str:
     """A Location on the MASA's own host; raises PeerFailed for any other."""
-    url = urljoin(f"{base}/", location)
-    if not location or urlsplit(url)[:2] != urlsplit(base)[:2]:
+    try:
+        url = urljoin(f"{base}/", location)
+        is_there = bool(location) and urlsplit(url)[:2] == urlsplit(base)[:2]
+    except ValueError as error:  # brackets without an address, or letters that no host has
+        raise PeerFailed("audit-log-elsewhere", ascii(location[:200])) from error
+    if not is_there:
         raise PeerFailed("audit-log-elsewhere", ascii(location[:200]))
     return url
 

@@ -424,9 +424,10 @@ async def test_nobody_makes_a_pledge_wait_for_more_than_a_minute(scene: Scene, w
 
 
 @pytest.mark.req("AT-08", "DS-05")
-async def test_a_rogue_that_asks_for_patience_does_not_hold_up_the_owner(scene: Scene) -> None:
+@pytest.mark.parametrize("wish", ["999999", "Mon, 01 Jan 2020 00:00:00 +999999999999999999999", "9" * 4500])
+async def test_a_rogue_that_asks_for_patience_does_not_hold_up_the_owner(scene: Scene, wish: str) -> None:
     async def patience(_: web.Request, __: bytes) -> web.StreamResponse:
-        return foreign_server.reply(202, b"", None, {"Retry-After": "999999"})
+        return foreign_server.reply(202, b"", None, {"Retry-After": wish})
 
     device, rogue = await scene.device(), await scene.rogue(patience)
     assert (await scene.onboard(device, rogue.port, scene.plant.server.port)).is_operational

@@ -20,7 +20,10 @@ GOOD = {
     CHUNKED + b"5\r\nhello\r\n0\r\nTrailer: x\r\n\r\n": b"hello",
     b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + LENGTH: b"hello",
     b"HTTP/1.1 204 No Content\r\n\r\n": b"",
+    b"HTTP/1.1 204 No Content\r\nContent-Length: 99999\r\n\r\n": b"",
+    b"HTTP/1.1 304 Not Modified\r\nContent-Length: 18446744073709551615\r\n\r\n": b"",
     b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n": b"",
+    b"HTTP/1.1 200 OK\r\nContent-Length: 0005\r\n\r\nhello": b"hello",
 }
 
 
@@ -72,9 +75,10 @@ async def test_without_a_length_the_end_of_the_connection_is_the_end_of_the_answ
 
 
 async def test_an_answer_to_head_has_no_body() -> None:
-    reader = AnswerReader(LIMIT, to_head=True)
-    reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")
-    assert reader.is_complete
+    for length in (b"99999", b"18446744073709551615"):
+        reader = AnswerReader(LIMIT, to_head=True)
+        reader.feed(b"HTTP/1.1 200 OK\r\nContent-Length: %b\r\n\r\n" % length)
+        assert (reader.is_complete, reader.body) == (True, b"")
 
 
 @pytest.mark.req("TL-07", "AT-10")
@@ -93,6 +97,8 @@ async def test_an_answer_to_head_has_no_body() -> None:
         b"HTTP/1.1 200 OK\r\nA: \x00\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nContent-Length: 6\r\n\r\nhello",
         b"HTTP/1.1 200 OK\r\nContent-Length: +5\r\n\r\nhello",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551616\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
@@ -116,6 +122,10 @@ async def test_what_two_readers_could_take_differently_is_malformed(data: bytes)
     [
         b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n",
         b"HTTP/1.1 200 OK\r\nContent-Length: 999999999999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551614\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 18446744073709551615\r\n\r\n",  # what aiohttp's parser has for "none"
+        b"HTTP/1.1 404 Not Found\r\nContent-Length: 18446744073709551615\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: %b5\r\n\r\nhello" % (b"0" * 4300),
         CHUNKED + b"3e8\r\n" + bytes(1000) + b"\r\n1\r\nx",
         b"HTTP/1.1 200 OK\r\n\r\n" + bytes(1001),
     ],

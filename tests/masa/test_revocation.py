@@ -3,19 +3,20 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import AuthorityInformationAccessOID, ExtendedKeyUsageOID
 from hypothesis import given
 from hypothesis import strategies as st
 
-from brski_common import issuing
+from brski_common import der, issuing
 from brski_common.certificates import Credential
 from brski_common.errors import BrskiError, PeerFailed, Refused, Untrusted
 from brski_masa.fetching import Fetcher, is_public
@@ -58,6 +59,7 @@ def ocsp_answer(
     responder: Credential = CA,
     *,
     made: datetime = NOW,
+    lasts: timedelta | None = timedelta(hours=2),
 ) -> bytes:
     builder = ocsp.OCSPResponseBuilder().add_response(
         cert=certificate,
@@ -65,7 +67,7 @@ def ocsp_answer(
         algorithm=hashes.SHA1(),
         cert_status=status,
         this_update=made,
-        next_update=made + timedelta(hours=2),
+        next_update=None if lasts is None else made + lasts,
         revocation_time=made if status is ocsp.OCSPCertStatus.REVOKED else None,
         revocation_reason=None,
     )
@@ -148,6 +150,35 @@ async def test_ocsp_answer_must_be_about_this_certificate_and_from_its_issuer() 
     ):
         with pytest.raises(Untrusted):
             check_ocsp(answer, WITH_OCSP.certificate, CA.certificate, NOW)
+
+
+END_OF_TIME = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+
+
+def signed_anew(data: bytes, old: bytes, new: bytes) -> bytes:
+    """A list of `CA` with other bytes in it, which pyca's builder would not write."""
+    found = x509.load_der_x509_crl(data)
+    tbs = found.tbs_certlist_bytes.replace(old, new)
+    assert len(tbs) == len(found.tbs_certlist_bytes)
+    assert isinstance(CA.key, ec.EllipticCurvePrivateKey)
+    algorithm = der.sequence(der.oid(found.signature_algorithm_oid.dotted_string))
+    return der.sequence(tbs, algorithm, der.bit_string(CA.key.sign(tbs, ec.ECDSA(hashes.SHA256()))))
+
+
+def test_a_date_beyond_the_calendar_is_a_fault_of_the_answer() -> None:
+    who, last = WITH_OCSP.certificate, b"99991231235959Z"
+    endless = crl(days=(END_OF_TIME - NOW) / timedelta(days=1))
+    assert check_crl(endless, who, CA.certificate, NOW) == END_OF_TIME
+    assert check_crl(signed_anew(endless, b"", b""), who, CA.certificate, NOW) == END_OF_TIME
+    with pytest.raises(Untrusted, match="crl-malformed"):
+        check_crl(signed_anew(endless, last, b"00000101000000Z"), who, CA.certificate, NOW)
+    hour = timedelta(hours=1)
+    assert check_ocsp(ocsp_answer(who, lasts=None), who, CA.certificate, NOW) == NOW + hour
+    for late in (crl(made=END_OF_TIME, days=0), crl(made=END_OF_TIME - hour, days=hour / timedelta(days=1))):
+        with pytest.raises(Untrusted, match="out-of-date"):
+            check_crl(late, who, CA.certificate, NOW)
+    with pytest.raises(Untrusted, match="out-of-date"):
+        check_ocsp(ocsp_answer(who, made=END_OF_TIME, lasts=None), who, CA.certificate, NOW)
 
 
 def responder(*extensions: x509.ExtensionType) -> Credential:

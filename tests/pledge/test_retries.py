@@ -5,11 +5,22 @@ from datetime import timedelta
 from email.utils import format_datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from brski_common.errors import BrskiError, PeerFailed
 from brski_pledge import actions, events
 from brski_pledge.actions import Response
-from brski_pledge.answers import DEFAULT_WAIT, MAX_REDIRECTS, MAX_WAIT, Target, redirection, refusal, wait_after
+from brski_pledge.answers import (
+    DEFAULT_WAIT,
+    MAX_REDIRECTS,
+    MAX_WAIT,
+    MIN_WAIT,
+    Target,
+    redirection,
+    refusal,
+    wait_after,
+)
 from brski_pledge.settings import PledgeSettings
 from tests.support.registrar_fake import Answer, FakeRegistrar, HangUp, Reply, Silence, Stage
 from tests.support.world import NOW, Domain, key_for
@@ -61,9 +72,50 @@ def test_the_wait_is_the_registrars_wish_up_to_a_minute(said: str, waited: float
     assert times_of(stage, "requestvoucher") == [0, waited]
 
 
-@pytest.mark.parametrize("said", ["soon", "", "1e3", "5 seconds", "\u0665", "Wed, 99 Foo 2026 00:00:00 GMT"])
+ENDLESS = "9" * 5000  # more digits than Python makes a number of
+NO_DATES = [
+    "Wed, 99 Foo 2026 00:00:00 GMT",
+    "Mon, 01 Jan 2020 00:00:00 +999999999999999999999",
+    "Mon, 01 Jan 2020 00:00:00 -2400",
+    "Mon, 01 Jan 999999999999 00:00:00 GMT",
+    "Mon, 01 Jan 2020 99999999999999999999:00:00 GMT",
+    f"Mon, 01 Jan {ENDLESS} 00:00:00 GMT",
+    f"-{ENDLESS}",
+]
+
+
+@pytest.mark.parametrize("said", ["soon", "", "1e3", "5 seconds", "\u0665", "Wed,", *NO_DATES])
 def test_a_wish_nobody_understands_is_a_fixed_wait(said: str) -> None:
     assert wait_after(Response(1, 202, {"retry-after": said}), None, NOW) == DEFAULT_WAIT
+
+
+@pytest.mark.parametrize("said", [ENDLESS, "9" * 20, "Fri, 31 Dec 9999 23:59:59 -2359"])
+def test_a_wish_beyond_all_bounds_is_the_longest_wait(said: str) -> None:
+    assert wait_after(Response(1, 202, {"retry-after": said}), None, NOW) == MAX_WAIT
+
+
+_DIGITS = st.one_of(st.integers(0, 99999), st.integers(10**11, 10**30), st.just(int("9" * 4300))).map(str)
+_DATES = st.tuples(_DIGITS, _DIGITS, _DIGITS, st.sampled_from("+- "), _DIGITS).map(
+    lambda drawn: "Mon, {} Jan {} {}:00:00 {}{}".format(*drawn)
+)
+
+
+@pytest.mark.req("AT-08", "AT-10")
+@given(st.one_of(st.text(max_size=60), _DATES, st.text("0123456789 :+-,./GMTJanMon", max_size=60)))
+def test_any_wish_is_a_wait_within_bounds(said: str) -> None:
+    for now in (NOW, None):
+        assert MIN_WAIT <= wait_after(Response(1, 202, {"retry-after": said}), None, now) <= MAX_WAIT
+
+
+@pytest.mark.req("AT-08", "DS-05")
+@pytest.mark.parametrize("said", [*NO_DATES, ENDLESS])
+def test_after_a_wish_nobody_understands_the_next_registrar_is_asked(said: str) -> None:
+    stage, rogue = waiting(*[not_yet(said)] * 100)
+    owner = stage.add("192.0.2.2")
+    stage.find("192.0.2.2")
+    assert isinstance(stage.run(), actions.Done)
+    assert rogue.asked("requestvoucher")
+    assert owner.asked("simpleenroll")
 
 
 def test_a_date_counts_only_with_a_clock() -> None:

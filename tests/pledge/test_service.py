@@ -625,7 +625,8 @@ def test_advice_is_given_once(device_files: Path, capsys: pytest.CaptureFixture[
 
 
 async def test_a_device_whose_exports_fail_is_operational_all_the_same(device_files: Path) -> None:
-    (device_files / "state" / LDEVID).mkdir(parents=True)
+    (device_files / "state").mkdir(mode=0o700)
+    (device_files / "state" / LDEVID).mkdir()
     async with listening(FakeRegistrar(maker=MAKER)) as address:
         code, out, err = await command(device_files, "onboard", "--registrar", address, "--json")
     told = json.loads(out)
@@ -654,6 +655,13 @@ async def test_status_says_names_in_words_and_warns_of_a_key_that_its_group_may_
         code, out, err = await command(device_files, verb, "--json")
         assert (code, json.loads(out)["reason"]) == (1, "state-unsafe")
         assert f"{identity}: everybody may read the key in it (mode 0644); use chmod 600: if another" in err
+    identity.chmod(0o600)
+    identity.parent.chmod(0o777)
+    for verb in ("status", "onboard", "renew"):
+        code, out, err = await command(device_files, verb, "--json")
+        assert (code, json.loads(out)["reason"]) == (1, "state-unsafe")
+        assert f"{identity.parent}: others than its owner may write into the folder (mode 0777); use chmod 700" in err
+    assert main(["reset", "--state", str(identity.parent)]) == 0
 
 
 # Reset, in the wrong place and in the right one

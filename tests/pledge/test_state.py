@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from brski_common import keys
 from brski_common.certificates import Credential, load_pem, to_pem
 from brski_common.errors import Misconfigured
-from brski_pledge.disk import Disk, UnsafeFileError, refuse_unsafe
+from brski_pledge.disk import MAX_FILE_BYTES, Disk, UnsafeFileError, refuse_unsafe, refuse_unsafe_folder
 from brski_pledge.state import ANCHORS, IDENTITY, LDEVID, NEW, OLD, VOUCHER, Enrollment, Folder
 from tests.support.registrar_fake import folder_of
 from tests.support.world import NOW, Domain, key_for
@@ -132,7 +132,8 @@ def test_who_has_exports_gets_those_of_the_renewed_identity(tmp_path: Path) -> N
 
 def test_a_disk_that_takes_no_export_keeps_the_identity_all_the_same(tmp_path: Path) -> None:
     folder = Folder(tmp_path / "state")
-    (folder.path / LDEVID).mkdir(parents=True)
+    folder.path.mkdir(mode=0o700)
+    (folder.path / LDEVID).mkdir()
     folder.save(FIRST)
     assert same(folder.load(), FIRST)
     with pytest.raises(OSError, match="directory"):
@@ -289,6 +290,174 @@ def test_an_identity_of_another_user_is_refused(tmp_path: Path) -> None:
     folder.reset()
 
 
+# Where others may write
+
+
+UNSAFE_FOLDERS = [0o777, 0o770, 0o720, 0o702, 0o2775]
+
+
+@pytest.mark.req("ST-02")
+@pytest.mark.parametrize("mode", UNSAFE_FOLDERS)
+def test_a_folder_into_which_others_may_write_is_no_place_for_a_state(tmp_path: Path, mode: int) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    (folder.path / IDENTITY).rename(tmp_path / "kept")
+    folder.path.chmod(mode)
+    words = re.escape(f"state-unsafe: {folder.path}: others than its owner may write into the folder (mode {mode:04o})")
+    for work in (folder.load, folder.try_out, lambda: folder.save(SECOND)):
+        with pytest.raises(Misconfigured, match=f"{words}; use chmod 700"):
+            work()
+    assert folder_of(folder.path) == {}, "an absent identity says nothing there, and nothing is written"
+    (tmp_path / "kept").rename(folder.path / IDENTITY)
+    with pytest.raises(Misconfigured, match=words):
+        folder.load()
+    folder.path.chmod(0o700)
+    assert same(folder.load(), FIRST), "that mends it"
+    folder.path.chmod(mode)
+    folder.reset()
+    assert folder_of(folder.path) == {}, "a reset is possible all the same"
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o755, 0o750, 0o500, 0o1777, 0o1770, 0o3775])
+def test_a_folder_in_which_nobody_may_touch_anothers_files_is_taken(tmp_path: Path, mode: int) -> None:
+    folder = Folder(tmp_path / "state")
+    folder.save(FIRST)
+    folder.path.chmod(mode)
+    assert same(folder.load(), FIRST)
+    if mode & 0o200:
+        folder.try_out()
+        folder.save(SECOND)
+        assert same(folder.load(), SECOND)
+    folder.path.chmod(0o700)
+
+
+def test_a_folder_behind_a_link_is_judged_itself(tmp_path: Path) -> None:
+    real = Folder(tmp_path / "real")
+    real.save(FIRST)
+    (tmp_path / "state").symlink_to(real.path)
+    assert same(Folder(tmp_path / "state").load(), FIRST)
+    real.path.chmod(0o777)
+    with pytest.raises(Misconfigured, match="state-unsafe"):
+        Folder(tmp_path / "state").load()
+
+
+def test_a_folder_is_taken_from_its_user_or_root_and_from_nobody_else() -> None:
+    def folder_with(user: int, mode: int) -> os.stat_result:
+        return os.stat_result((stat.S_IFDIR | mode, 1, 1, 1, user, user, 1, 0, 0, 0))
+
+    for owner, user in ((PLEDGE_USER, PLEDGE_USER), (0, PLEDGE_USER), (0, 0)):
+        refuse_unsafe_folder(folder_with(owner, 0o755), user, ROOT)
+    for owner, user in ((OTHER_USER, PLEDGE_USER), (OTHER_USER, 0)):
+        with pytest.raises(UnsafeFileError, match=f"belongs to user {owner}, and this runs as user {user}"):
+            refuse_unsafe_folder(folder_with(owner, 0o1777), user, ROOT)
+    with pytest.raises(UnsafeFileError, match=f"use chown {PLEDGE_USER} and chmod 700"):
+        refuse_unsafe_folder(folder_with(0, 0o770), PLEDGE_USER, ROOT)
+
+
+def test_a_secret_is_written_into_a_file_of_its_own_whatever_has_its_name(tmp_path: Path) -> None:
+    mine, elsewhere = tmp_path / NEW, tmp_path / "elsewhere"
+
+    def link() -> None:
+        elsewhere.write_bytes(b"another's")
+        mine.symlink_to(elsewhere)
+
+    def second_name() -> None:
+        elsewhere.write_bytes(b"another's")
+        mine.hardlink_to(elsewhere)
+
+    def open_to_all() -> None:
+        mine.write_bytes(b"another's")
+        mine.chmod(0o666)
+
+    def dangling() -> None:
+        mine.symlink_to("/nowhere/x")
+
+    def nothing() -> None: ...
+
+    for make in (link, second_name, open_to_all, dangling, nothing):
+        make()
+        Disk().write(mine, b"secret", durable=True)
+        status = mine.lstat()
+        assert stat.S_ISREG(status.st_mode)
+        assert (stat.S_IMODE(status.st_mode), status.st_nlink, mine.read_bytes()) == (0o600, 1, b"secret")
+        assert not elsewhere.exists() or elsewhere.read_bytes() == b"another's"
+        mine.unlink()
+        elsewhere.unlink(missing_ok=True)
+
+
+def test_who_had_a_file_or_pipe_open_under_the_name_of_a_secret_reads_nothing(tmp_path: Path) -> None:
+    mine = tmp_path / NEW
+
+    def pipe() -> None:
+        os.mkfifo(mine, 0o666)
+
+    for make in (pipe, mine.touch):
+        make()
+        reader = os.open(mine, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            Disk().write(mine, b"secret", durable=True)
+            assert os.read(reader, 100) == b""
+        finally:
+            os.close(reader)
+        assert mine.read_bytes() == b"secret"
+        mine.unlink()
+
+
+def test_what_keeps_coming_back_under_the_name_of_a_secret_is_an_error(tmp_path: Path) -> None:
+    class Haunted(Disk):
+        def remove(self, path: Path) -> None:
+            super().remove(path)
+            path.symlink_to(tmp_path / "elsewhere")
+
+    (tmp_path / NEW).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(FileExistsError, match=NEW):
+        Haunted().write(tmp_path / NEW, b"secret", durable=True)
+    assert not (tmp_path / "elsewhere").exists()
+
+
+def test_where_a_link_leads_is_neither_overwritten_nor_changed(tmp_path: Path) -> None:
+    elsewhere, disk = tmp_path / "elsewhere", Disk()
+    Folder(elsewhere).save(FIRST)
+    whole = folder_of(elsewhere)
+    folder = Folder(tmp_path / "state")
+    folder.path.mkdir(mode=0o700)
+    (folder.path / IDENTITY).symlink_to(elsewhere / IDENTITY)
+    with pytest.raises(OSError, match="symbolic links"):
+        folder.confirm()
+    disk.blank(folder.path / IDENTITY)
+    folder.save(SECOND)
+    assert folder_of(elsewhere) == whole
+    assert same(folder.load(), SECOND)
+    assert not (folder.path / IDENTITY).is_symlink()
+
+
+@pytest.mark.parametrize("name", [IDENTITY, NEW, OLD, LDEVID])
+def test_a_file_larger_than_any_state_is_not_read_in_part(tmp_path: Path, name: str) -> None:
+    disk, folder = Disk(), Folder(tmp_path)
+    folder.save(FIRST)
+    folder.export(FIRST)
+    with (tmp_path / name).open("ab") as file:
+        file.truncate(MAX_FILE_BYTES)
+    (tmp_path / name).chmod(0o600)
+    assert len(disk.read(tmp_path / name)) == len(disk.read_secret(tmp_path / name)) == MAX_FILE_BYTES
+    os.truncate(tmp_path / name, 1 << 32)
+    for read in (disk.read, disk.read_secret):
+        with pytest.raises(OSError, match="File too large") as caught:
+            read(tmp_path / name)
+        assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / name))
+    if name == IDENTITY:
+        with pytest.raises(Misconfigured, match=f"state-damaged: .*{IDENTITY}: File too large"):
+            folder.load()
+        assert folder.strangers() == (tmp_path / IDENTITY,)
+    else:
+        folder.tidy()
+        folder.export(FIRST)
+        assert same(folder.load(), FIRST)
+        assert (tmp_path / LDEVID).read_bytes() == to_pem(*FIRST.credential.chain)
+    folder.reset()
+    assert folder_of(tmp_path) == {}
+
+
 def test_what_is_no_file_is_refused_at_once_and_can_be_reset(tmp_path: Path) -> None:
     def pipe(path: Path) -> None:
         os.mkfifo(path, 0o600)
@@ -302,7 +471,7 @@ def test_what_is_no_file_is_refused_at_once_and_can_be_reset(tmp_path: Path) -> 
 
     for make, words in ((pipe, "it is a pipe, device or socket"), (link, "it is a link"), (device, "it is a link")):
         folder = Folder(tmp_path / make.__name__)
-        folder.path.mkdir()
+        folder.path.mkdir(mode=0o700)
         make(folder.path / IDENTITY)
         with pytest.raises(Misconfigured, match=f"state-unsafe: .*{IDENTITY}: {words}"):
             folder.load()
@@ -459,6 +628,9 @@ class ForgetfulDisk(Disk):
     now: dict[Path, _Node | None] = field(default_factory=dict)  # None: a folder
     kept: dict[Path, _Node | None] = field(default_factory=dict)
 
+    def check_folder(self, path: Path) -> None:
+        """Nobody else is here."""
+
     def names(self, folder: Path) -> Sequence[str]:
         return sorted(path.name for path in self.now if path.parent == folder)
 
@@ -479,8 +651,9 @@ class ForgetfulDisk(Disk):
                 self.sync(each.parent)
 
     def write(self, path: Path, data: bytes, *, durable: bool) -> None:
-        node = self.now.get(path) or _Node()
-        self.now[path] = node
+        if path in self.now:
+            self.remove(path)
+        node = self.now[path] = _Node()
         self._step()
         node.volatile = data[: len(data) // 2]
         self._step()

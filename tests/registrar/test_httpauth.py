@@ -43,16 +43,35 @@ def test_the_stronger_of_two_offers_is_taken() -> None:
     assert httpauth.read_challenge(BOTH) == Challenge("http-auth@example.org", NONCE, "SHA-256", OPAQUE)
 
 
-@pytest.mark.parametrize("header", ["", "Basic realm=x", 'Digest realm="x", nonce="y"', 'Digest qop="auth", nonce="y"'])
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Basic realm=x",
+        'Digest realm="x", nonce="y"',
+        'Digest qop="auth", nonce="y"',
+        'Digest realm="x\udcff", nonce="y", qop="auth"',  # how a byte that is no UTF-8 comes out of a header
+        'Digest realm="x", nonce="\udcff", qop="auth"',
+        'Digest realm="x", nonce="y", qop="auth", opaque="\u20ac"',
+    ],
+)
 def test_an_offer_that_cannot_be_answered(header: str) -> None:
     with pytest.raises(PeerFailed, match="masa-login-unsupported"):
         httpauth.read_challenge(header)
 
 
-@given(st.text(max_size=300))
+def test_a_realm_with_an_umlaut_is_answered() -> None:
+    challenge = httpauth.read_challenge('Digest realm="M\u00fcnchen", nonce="y", qop="auth"')
+    assert 'realm="M\u00fcnchen"' in httpauth.digest(challenge, "a", "b", "POST", "/", 1)
+
+
+_ANY = st.text(st.characters(exclude_categories=()), max_size=100)  # also halves of surrogates
+
+
+@given(st.one_of(_ANY, _ANY.map(lambda text: f'realm="{text}", nonce="{text}", qop="auth"')))
 def test_any_header_is_a_challenge_or_no_challenge(text: str) -> None:
     try:
         challenge = httpauth.read_challenge("Digest " + text)
     except BrskiError:
         return
-    httpauth.digest(challenge, 'a"b', "c", "POST", "/", 1)
+    httpauth.digest(challenge, 'a"b', "c", "POST", "/", 1).encode("latin-1")

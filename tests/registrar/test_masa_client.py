@@ -203,7 +203,17 @@ async def test_a_masas_answers(status: int, kind: type[BrskiError], reason: str)
         assert "\x1b" not in raised.value.detail
 
 
-@pytest.mark.parametrize(("header", "seconds"), [("7", 7.0), ("99999999", 3600.0), ("soon", 10.0), ("", 10.0)])
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("99999999", 3600.0),
+        ("9" * 4500, 10.0),
+        ("soon", 10.0),
+        ("", 10.0),
+        ("Mon, 01 Jan 2020 00:00:00 +999999999999999999999", 10.0),
+    ],
+)
 @pytest.mark.req("HT-02", "RA-06")
 async def test_a_masa_that_is_not_ready(header: str, seconds: float) -> None:
     async with talk() as masa:
@@ -232,7 +242,10 @@ async def test_a_log_may_be_fetched_from_where_the_masa_prepared_it() -> None:
         assert await masa.log() == direct
 
 
-@pytest.mark.parametrize("location", ["", "https://evil.example/log", "http://127.0.0.1/log", "//evil.example/x"])
+@pytest.mark.parametrize(
+    "location",
+    ["", "https://evil.example/log", "http://127.0.0.1/log", "//evil.example/x", "https://[", "//[", "https://\u2100/"],
+)
 async def test_a_log_elsewhere_is_not_fetched(location: str) -> None:
     async with talk() as masa:
         masa.seen.answer = lambda _: web.Response(status=201, headers={"Location": location})
