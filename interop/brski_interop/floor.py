@@ -15,8 +15,10 @@ Laws of this file:
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -83,13 +85,14 @@ class Floor:
 
 
 def measure(pledge: Identity, registrar: Identity, folder: Path, *, group: int = 1) -> Floor:
-    """Measure every part; `group` units share a commit, as the services do at that concurrency."""
+    """Measure every part, `group` onboardings at a time; so many units share a commit, as the services do it."""
     count = WARM_UP_ROUNDS + ROUNDS
-    with closing(_Table(folder / "floor.db", group)) as table, closing(Line(registrar, pledge, count)) as line:
+    with closing(_Table(folder / "floor.db", group)) as table, closing(Line(registrar, pledge, count, group)) as line:
         works = signatures(pledge) | _requests(pledge, registrar)
         works["commit"] = table.commit
-        works["commit-file"] = lambda: _commit_file(folder / "floor.state", os.urandom(MESSAGE_BYTES))
-        rounds = [_round(line, works) for _ in range(count)]
+        works["commit-file"] = lambda: _commit_file(folder, os.urandom(MESSAGE_BYTES))
+        with ThreadPoolExecutor(group) as pool:
+            rounds = list(pool.map(lambda _: _round(line, works), range(count)))
         spent = {name: [each[name] for each in rounds] for name in rounds[0]} | line.of_client()
     parts = {name: median(costs[WARM_UP_ROUNDS:]) / 1000 for name, costs in spent.items()}
     return Floor(parts | {"commit": parts["commit"] / group})
@@ -134,7 +137,8 @@ class _Table:
 
     def __init__(self, path: Path, group: int) -> None:
         self._group = group
-        self._database = sqlite3.connect(path, isolation_level=None)
+        self._lock = threading.Lock()
+        self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode=WAL")
         self._database.execute("PRAGMA synchronous=FULL")
         self._database.execute("CREATE TABLE unit (id INTEGER PRIMARY KEY, device TEXT, body BLOB)")
@@ -142,25 +146,27 @@ class _Table:
 
     def commit(self) -> None:
         """One transaction."""
-        self._database.execute("BEGIN IMMEDIATE")
-        for _ in range(self._group):
-            row = (os.urandom(8).hex(), bytes(MESSAGE_BYTES))
-            self._database.execute("INSERT INTO unit (device, body) VALUES (?, ?)", row)
-        self._database.execute("COMMIT")
+        with self._lock:
+            self._database.execute("BEGIN IMMEDIATE")
+            for _ in range(self._group):
+                row = (os.urandom(8).hex(), bytes(MESSAGE_BYTES))
+                self._database.execute("INSERT INTO unit (device, body) VALUES (?, ?)", row)
+            self._database.execute("COMMIT")
 
     def close(self) -> None:
         """Let go of the file."""
         self._database.close()
 
 
-def _commit_file(path: Path, data: bytes) -> None:
+def _commit_file(folder: Path, data: bytes) -> None:
     """Replace a small file durably."""
+    path = folder / f"floor-{threading.get_ident()}.state"
     beside = path.with_suffix(".new")
     with beside.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
     beside.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    os.fsync(folder)
-    os.close(folder)
+    descriptor = os.open(folder, os.O_RDONLY)
+    os.fsync(descriptor)
+    os.close(descriptor)
