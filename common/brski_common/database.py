@@ -125,6 +125,13 @@ class Database:
         self._inline = InlineReader(reading, INLINE_READ_SECONDS) if reading.dialect.name == "sqlite" else None
         self._readers = ThreadPoolExecutor(READER_THREADS, thread_name_prefix="database-reader")
 
+    @staticmethod
+    def check_exists(url: str) -> None:
+        """Raise Misconfigured `database-missing` where `open` would make a new SQLite file."""
+        parsed = _parse(url)
+        if parsed.drivername == "sqlite" and not Path(parsed.database or "").exists():
+            raise Misconfigured("database-missing", f"{_shown(parsed)}: there is none; is this the right place for it?")
+
     @property
     def backlog(self) -> int:
         """How many units wait for the writer: a gauge for the metrics."""

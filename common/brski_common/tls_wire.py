@@ -269,11 +269,17 @@ class TlsWire(asyncio.Transport, asyncio.Protocol):
         if self._heard_goodbye:
             self._raw.close()
         else:
-            self._raw.write_eof()
-            self._raw.resume_reading()
+            self._end_stream(self._raw)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._loop.call_later(self._close_seconds, self.abort)
+
+    def _end_stream(self, raw: asyncio.Transport) -> None:
+        try:
+            raw.write_eof()
+            raw.resume_reading()
+        except OSError:  # the peer has reset the connection, and the event loop has not looked yet
+            raw.abort()
 
     def abort(self) -> None:
         """Close without a word."""

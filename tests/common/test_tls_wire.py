@@ -3,6 +3,7 @@
 import asyncio
 import ctypes
 import ctypes.util
+import os
 import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -294,6 +295,26 @@ async def test_a_standard_client_is_understood() -> None:
         assert await asyncio.wait_for(reader.readexactly(5), SECONDS) == b"hello"
         writer.close()
         await writer.wait_closed()
+
+
+@LOOPS
+def test_closing_what_the_peer_has_left_just_now_is_no_error(factory: Callable[[], asyncio.AbstractEventLoop]) -> None:
+    def connect(port: int) -> ssl.SSLSocket:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        return context.wrap_socket(socket.create_connection(("127.0.0.1", port)))
+
+    async def story() -> None:
+        async with serving() as (port, listeners):
+            client = await asyncio.to_thread(connect, port)
+            (listener,) = listeners
+            await listener.until(lambda: "made" in listener.told)
+            os.close(client.detach())  # our goodbye will be answered by a reset, before the loop has a turn to see it
+            listener.transport.close()
+            await listener.lost
+
+    with asyncio.Runner(loop_factory=factory) as runner:
+        runner.run(story())
 
 
 def test_wires_of_two_threads_share_no_memory() -> None:

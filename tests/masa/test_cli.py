@@ -66,6 +66,15 @@ def test_init_makes_settings_keys_and_anchors_and_does_it_once(tool: Tool) -> No
     assert (code, f"{tool.config} is a file; name a new folder" in err) == (1, True)
 
 
+@pytest.mark.parametrize("words", [("auditlog", "verify"), ("device", "list")])
+def test_a_database_that_is_gone_is_missed_and_not_made_anew(tool: Tool, words: tuple[str, ...]) -> None:
+    """An empty log is in order: a log that was taken away must not pass for one."""
+    (tool.folder / "masa.db").unlink()
+    code, _, err = tool.run(*words, "--config", tool.config)
+    assert (code, "database-missing" in err) == (1, True)
+    assert not (tool.folder / "masa.db").exists()
+
+
 def test_all_paths_that_init_prints_are_absolute(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -298,6 +298,14 @@ def test_a_new_manufacturer_needs_anchors(config: Path, tmp_path: Path) -> None:
     run("policy", "allow", "Nobody", *at, "--admit", "everybody", code=2)
 
 
+def test_a_database_that_is_gone_is_missed_and_not_made_anew(config: Path) -> None:
+    database = config.parent / "registrar.sqlite"
+    database.unlink()
+    told = answer("device", "list", "--config", config, code=1)
+    assert (told["error"], str(database) in told["detail"]) == ("database-missing", True)
+    assert not database.exists()
+
+
 @pytest.mark.req("RA-07")
 @pytest.mark.parametrize(
     "text",

@@ -10,6 +10,7 @@ from cryptography import x509
 
 from brski_common import cli, keys
 from brski_common.certificates import load_pem
+from brski_common.database import Database
 from brski_common.errors import Malformed, Misconfigured, Unknown
 from brski_masa.audit import Link
 from brski_masa.parties import Device, Owner
@@ -50,6 +51,7 @@ def with_store(settings: Settings, work: Callable[[Store], Awaitable[T]]) -> T:
     """Run one piece of work on the database of these settings."""
 
     async def run() -> T:
+        Database.check_exists(settings.database)  # an empty log in place of a lost one would look in order
         store = Store.open(settings.database)
         try:
             return await work(store)

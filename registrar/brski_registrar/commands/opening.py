@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from typer.core import TyperCommand
 
+from brski_common.database import Database
 from brski_common.errors import Misconfigured, Unknown
 from brski_registrar.policy_store import PolicyStore
 from brski_registrar.records import Device
@@ -41,7 +42,9 @@ class Desk:
 @asynccontextmanager
 async def desk(config: Path) -> AsyncIterator[Desk]:
     """Store and policy of the registrar with this settings file; the registrar may be running."""
-    async with opened(load_settings(config)) as database:
+    settings = load_settings(config)
+    Database.check_exists(settings.database.url)  # an empty plant in place of a lost one would look in order
+    async with opened(settings) as database:
         yield Desk(Store(database), PolicyStore(database))
 
 
