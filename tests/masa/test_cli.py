@@ -181,6 +181,15 @@ def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> Non
     assert "csr-malformed" in err
 
 
+def test_a_private_key_in_place_of_a_request_is_named(tool: Tool, tmp_path: Path) -> None:
+    keys.save(tmp_path / "C1.key", key_for("cli device"))
+    made = ("idevid", "--serial", "C1", "--csr", tmp_path / "C1.key", "--out", tmp_path / "c1")
+    code, _, err = tool.run(*made, "--config", tool.config)
+    told = "csr-malformed: this is a private key; a request (PKCS#10) that it signed is wanted"
+    assert (code, err) == (1, f"brski-masa: {told}\n")
+    assert not (tmp_path / "c1").exists()
+
+
 @pytest.mark.req("AR-06")
 def test_one_request_makes_no_two_devices(tool: Tool, tmp_path: Path) -> None:
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -253,6 +262,19 @@ def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp
     assert tool.ask("auditlog", "verify", "--head", head["head"])
     code, _, err = tool.run("auditlog", "verify", "--head", "0f" * 32, "--config", tool.config)
     assert (code, "audit-log-broken" in err) == (1, True)
+
+
+def test_a_log_that_holds_is_called_intact(tool: Tool, tmp_path: Path) -> None:
+    verify = ("auditlog", "verify", "--config", tool.config)
+    assert tool.run(*verify) == (0, f"entries  0\nhead     {'00' * 32}\nlog      intact: no entry yet\n", "")
+    tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    tool.ask("voucher", "issue", "V1", "--pin", tmp_path / "plant.pem", "--out", tmp_path / "v1.vcj")
+    head = tool.ask("auditlog", "verify")["head"]
+    code, out, _ = tool.run(*verify)
+    assert (code, out.splitlines()[:2]) == (0, ["entries  1", f"head     {head}"])
+    assert "log      intact: every entry is as it was written; that none is missing at its end, --head" in out
+    code, out, _ = tool.run(*verify, "--head", head)
+    assert (code, "intact: every entry is as it was written, and the head that you noted is in it" in out) == (0, True)
 
 
 def test_a_device_is_shown_with_its_vouchers_as_a_table(tool: Tool, tmp_path: Path) -> None:
