@@ -157,8 +157,10 @@ def _reset(options: argparse.Namespace) -> dict[str, Any]:
     strangers = [] if options.force else [str(path) for path in folder.strangers()]
     if strangers:
         raise Misconfigured("state-unknown", f"nothing tells that a pledge wrote {', '.join(strangers)}")
+    # A folder that is not the device's own must not pass for a device that was reset.
+    told = {"reset": "there was nothing to erase"} if folder.is_bare else {}
     folder.reset()
-    return {"state": "factory"}
+    return {"state": "factory"} | told
 
 
 def _state(options: argparse.Namespace) -> Path:

@@ -680,6 +680,21 @@ def test_a_folder_that_is_not_there_is_named(verb: str, tmp_path: Path, capsys: 
     assert "factory" in capsys.readouterr().out
 
 
+def test_a_reset_says_that_there_was_nothing_to_erase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "another.txt").touch()
+    arguments = ["reset", "--state", str(tmp_path)]
+    assert main(arguments) == 0
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["state", "factory"],
+        ["reset", "there was nothing to erase"],
+    ]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"state": "factory", "reset": "there was nothing to erase"}
+    (tmp_path / NEW).touch()  # what a power loss left
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"state": "factory"}
+
+
 @pytest.mark.parametrize("name", [IDENTITY, LDEVID, ANCHORS])
 def test_a_file_that_no_pledge_wrote_is_erased_only_by_force(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
