@@ -468,6 +468,35 @@ async def test_the_command_says_where_to_look_when_a_question_before_enrolling_i
     assert err.splitlines()[-1].startswith(line)
 
 
+@pytest.mark.parametrize("answer", [Answer(406, b"device-blocked"), Answer(403, b"device-denied\n")])
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [("csrattrs", "csrattrs-refused"), ("simplereenroll", "enrollment-refused")],
+)
+async def test_a_blocked_device_is_told_who_sees_why_whatever_it_asked(
+    operation: str, reason: str, answer: Answer, device_files: Path
+) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        assert (await command(device_files, "onboard", "--registrar", address))[0] == 0
+        registrar.always[operation] = replace(answer, headers={"Content-Type": "text/plain"})
+        code, _, err = await command(device_files, "renew")
+    assert code == 1
+    told = f"brski-pledge: {reason}: HTTP {answer.status}: {answer.body.decode().strip()}: the registrar's operator"
+    assert err.splitlines()[-1].startswith(f"{told} sees why with `brski-registrar device show SN-1`")
+
+
+async def test_a_blocked_device_that_has_no_voucher_is_told_who_sees_why(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always["cacerts"] = Answer(406, b"device-blocked", {"Content-Type": "text/plain"})
+    compared = fingerprint(registrar.domain.registrar.certificate).hex()
+    async with listening(registrar) as address:
+        code, _, err = await command(device_files, "onboard", "--est-enroll", address, "--fingerprint", compared)
+    assert code == 1
+    told = "brski-pledge: cacerts-refused: HTTP 406: device-blocked: the registrar's operator sees why with"
+    assert err.splitlines()[-1].startswith(told)
+
+
 async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None:
     registrar = FakeRegistrar(maker=MAKER)
     registrar.always["requestvoucher"] = Answer(202, b"", {"Retry-After": "60"})
