@@ -184,6 +184,8 @@ def _hardware(name: HardwareModuleName) -> x509.OtherName:
 
 def _without_armor(data: bytes) -> bytes:
     match = re.search(rb"-----BEGIN [A-Z ]*CERTIFICATE REQUEST-----([^-]+)-----END", data)
+    if match is None and b"PRIVATE KEY-----" in data:
+        raise Malformed("csr-malformed", "this is a private key; a request (PKCS#10) that it signed is wanted")
     if match is None:
         return data
     try:

@@ -56,6 +56,9 @@ ADVICE = {
     "voucher-signer-unknown": "give those of this device's maker with --voucher-anchors",
 }
 
+# What a registrar answers about a device, and not about the question: its operator decided that.
+_DECIDED = frozenset(("device-blocked", "device-denied"))
+
 
 class Timeline:
     """The events of one run, with seconds since its begin; each is also written to `out` as it comes."""
@@ -157,8 +160,10 @@ def _reset(options: argparse.Namespace) -> dict[str, Any]:
     strangers = [] if options.force else [str(path) for path in folder.strangers()]
     if strangers:
         raise Misconfigured("state-unknown", f"nothing tells that a pledge wrote {', '.join(strangers)}")
+    # A folder that is not the device's own must not pass for a device that was reset.
+    told = {"reset": "there was nothing to erase"} if folder.is_bare else {}
     folder.reset()
-    return {"state": "factory"}
+    return {"state": "factory"} | told
 
 
 def _state(options: argparse.Namespace) -> Path:
@@ -269,13 +274,19 @@ def _show(result: dict[str, Any], *, as_json: bool) -> None:
     if "warning" in result:
         print(f"brski-pledge: warning: {result['warning']}", file=sys.stderr)
     if failed:
-        advice = ADVICE.get(result["reason"], "").format(serial=result.get("serial-number", "SERIAL"))
-        words = [result["reason"], result["detail"], advice]
+        words = [result["reason"], result["detail"], _advice(result)]
         print("brski-pledge: " + ": ".join(word for word in words if word), file=sys.stderr)
     elif not as_json:
         for name, value in result.items():
             if name not in {"timeline", "warning"} and value not in (None, ""):
                 print(f"{name:22} {value}")
+
+
+def _advice(result: dict[str, Any]) -> str:
+    advice = ADVICE.get(result["reason"], "")
+    if advice == _REGISTRAR_LOGS and not _DECIDED.isdisjoint(result["detail"].split()):
+        advice = _REGISTRAR_KNOWS
+    return advice.format(serial=result.get("serial-number", "SERIAL"))
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {

@@ -201,6 +201,11 @@ class Folder:
         self._erase(_EXPORTS, names)
         self.tidy()
 
+    @property
+    def is_bare(self) -> bool:
+        """Whether a reset has nothing to erase here."""
+        return {IDENTITY, *_SECRETS, *_EXPORTS}.isdisjoint(self._disk.names(self.path))
+
     def strangers(self) -> Sequence[Path]:
         """What a reset would erase here although nothing says that a pledge wrote it, as in a folder of another kind.
 

@@ -17,11 +17,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from brski_common import artifact, keys
+from brski_common import artifact, cli, keys
 from brski_common.artifact import Format
-from brski_common.certificates import load_pem, masa_url, serial_number, spki_sha256, to_pem
+from brski_common.certificates import domain_id, load_pem, masa_url, serial_number, spki_sha256, to_pem
 from brski_common.paths import Anchors
+from brski_common.voucher import Assertion
 from brski_masa.__main__ import main
+from brski_masa.audit import Entry, Link
+from brski_masa.commands.showing import show_entries
 from tests.support.world import Domain, key_for
 
 TODAY = datetime.now(UTC)
@@ -187,6 +190,15 @@ def test_idevid_from_a_csr_takes_only_its_key(tool: Tool, tmp_path: Path) -> Non
     assert "csr-malformed" in err
 
 
+def test_a_private_key_in_place_of_a_request_is_named(tool: Tool, tmp_path: Path) -> None:
+    keys.save(tmp_path / "C1.key", key_for("cli device"))
+    made = ("idevid", "--serial", "C1", "--csr", tmp_path / "C1.key", "--out", tmp_path / "c1")
+    code, _, err = tool.run(*made, "--config", tool.config)
+    told = "csr-malformed: this is a private key; a request (PKCS#10) that it signed is wanted"
+    assert (code, err) == (1, f"brski-masa: {told}\n")
+    assert not (tmp_path / "c1").exists()
+
+
 @pytest.mark.req("AR-06")
 def test_one_request_makes_no_two_devices(tool: Tool, tmp_path: Path) -> None:
     builder = x509.CertificateSigningRequestBuilder().subject_name(x509.Name([]))
@@ -259,6 +271,63 @@ def test_nonceless_voucher_is_issued_logged_and_the_log_verified(tool: Tool, tmp
     assert tool.ask("auditlog", "verify", "--head", head["head"])
     code, _, err = tool.run("auditlog", "verify", "--head", "0f" * 32, "--config", tool.config)
     assert (code, "audit-log-broken" in err) == (1, True)
+
+
+def test_a_log_that_holds_is_called_intact(tool: Tool, tmp_path: Path) -> None:
+    verify = ("auditlog", "verify", "--config", tool.config)
+    assert tool.run(*verify) == (0, f"entries  0\nhead     {'00' * 32}\nlog      intact: no entry yet\n", "")
+    tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    tool.ask("voucher", "issue", "V1", "--pin", tmp_path / "plant.pem", "--out", tmp_path / "v1.vcj")
+    head = tool.ask("auditlog", "verify")["head"]
+    code, out, _ = tool.run(*verify)
+    assert (code, out.splitlines()[:2]) == (0, ["entries  1", f"head     {head}"])
+    assert "log      intact: every entry is as it was written; that none is missing at its end, --head" in out
+    code, out, _ = tool.run(*verify, "--head", head)
+    assert (code, "intact: every entry is as it was written, and the head that you noted is in it" in out) == (0, True)
+
+
+def test_a_device_is_shown_with_its_vouchers_as_a_table(tool: Tool, tmp_path: Path) -> None:
+    made = tool.ask("idevid", "--serial", "V1", "--key", "P-256", "--out", tmp_path / "v1")
+    code, out, _ = tool.run("device", "show", "V1", "--config", tool.config)
+    assert (code, out.splitlines()[-1]) == (0, "no voucher was issued for it yet")
+    for _ in range(2):
+        tool.ask("voucher", "issue", "V1", "--pin", tmp_path / "plant.pem", "--out", tmp_path / "v1.vcj")
+    code, out, _ = tool.run("device", "show", "V1", "--config", tool.config)
+    domain = domain_id(PLANT.root.certificate).hex()
+    rows = [line.split() for line in out.splitlines() if domain[:12] in line]
+    assert [(row[0], row[3:]) for row in rows] == [
+        (number, ["verified", f"{domain[:12]}…", "no", "operator"]) for number in ("2", "1")
+    ]
+    assert "datetime" not in out
+    assert f"idevid-issuer  {made['idevid-issuer']}" in out
+    shown = tool.ask("device", "show", "V1")
+    assert shown["idevid-issuer"] == made["idevid-issuer"]
+    assert [(each["number"], each["domain-id"]) for each in shown["vouchers"]] == [(2, domain), (1, domain)]
+    assert datetime.fromisoformat(shown["vouchers"][0]["date"]).tzinfo == UTC
+
+
+def test_the_vouchers_of_a_device_fit_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "PIPE_WIDTH", 80)
+    entry = Entry(
+        device_id=1,
+        serial_number="V1",
+        idevid_issuer=b"issuer",
+        date=TODAY,
+        domain_id=bytes(20),
+        pinned_key=bytes(32),
+        nonce="AAAA",
+        assertion=Assertion.PROXIMITY,
+        expires_on=None,
+        owner=None,
+        request=bytes(32),
+        requester=f"tls:{'5e' * 32}",
+    )
+    show_entries([Link(100_000, entry, bytes(32))], empty="none")
+    said = capsys.readouterr().out
+    assert "requester" in said.splitlines()[1], "a table, not a block of lines"
+    assert all(cells in said for cells in ("100000", "proximity", f"{'00' * 6}…", "yes", f"tls:{'5e' * 6}…"))
 
 
 @pytest.mark.req("AL-17")

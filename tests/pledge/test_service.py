@@ -468,6 +468,35 @@ async def test_the_command_says_where_to_look_when_a_question_before_enrolling_i
     assert err.splitlines()[-1].startswith(line)
 
 
+@pytest.mark.parametrize("answer", [Answer(406, b"device-blocked"), Answer(403, b"device-denied\n")])
+@pytest.mark.parametrize(
+    ("operation", "reason"),
+    [("csrattrs", "csrattrs-refused"), ("simplereenroll", "enrollment-refused")],
+)
+async def test_a_blocked_device_is_told_who_sees_why_whatever_it_asked(
+    operation: str, reason: str, answer: Answer, device_files: Path
+) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    async with listening(registrar) as address:
+        assert (await command(device_files, "onboard", "--registrar", address))[0] == 0
+        registrar.always[operation] = replace(answer, headers={"Content-Type": "text/plain"})
+        code, _, err = await command(device_files, "renew")
+    assert code == 1
+    told = f"brski-pledge: {reason}: HTTP {answer.status}: {answer.body.decode().strip()}: the registrar's operator"
+    assert err.splitlines()[-1].startswith(f"{told} sees why with `brski-registrar device show SN-1`")
+
+
+async def test_a_blocked_device_that_has_no_voucher_is_told_who_sees_why(device_files: Path) -> None:
+    registrar = FakeRegistrar(maker=MAKER)
+    registrar.always["cacerts"] = Answer(406, b"device-blocked", {"Content-Type": "text/plain"})
+    compared = fingerprint(registrar.domain.registrar.certificate).hex()
+    async with listening(registrar) as address:
+        code, _, err = await command(device_files, "onboard", "--est-enroll", address, "--fingerprint", compared)
+    assert code == 1
+    told = "brski-pledge: cacerts-refused: HTTP 406: device-blocked: the registrar's operator sees why with"
+    assert err.splitlines()[-1].startswith(told)
+
+
 async def test_the_command_gives_up_after_a_time_out(device_files: Path) -> None:
     registrar = FakeRegistrar(maker=MAKER)
     registrar.always["requestvoucher"] = Answer(202, b"", {"Retry-After": "60"})
@@ -678,6 +707,21 @@ def test_a_folder_that_is_not_there_is_named(verb: str, tmp_path: Path, capsys: 
         assert shown.err.endswith("is this the folder? If it is, `brski-pledge onboard` makes it\n")
     assert main([verb, "--state", str(tmp_path)]) == 0
     assert "factory" in capsys.readouterr().out
+
+
+def test_a_reset_says_that_there_was_nothing_to_erase(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "another.txt").touch()
+    arguments = ["reset", "--state", str(tmp_path)]
+    assert main(arguments) == 0
+    assert [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == [
+        ["state", "factory"],
+        ["reset", "there was nothing to erase"],
+    ]
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"state": "factory", "reset": "there was nothing to erase"}
+    (tmp_path / NEW).touch()  # what a power loss left
+    assert main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"state": "factory"}
 
 
 @pytest.mark.parametrize("name", [IDENTITY, LDEVID, ANCHORS])

@@ -9,6 +9,7 @@ from brski_common import cli
 from brski_common.artifact import Format
 from brski_common.certificates import common_name, is_ca, serial_number
 from brski_masa import linting, serving
+from brski_masa.audit import Link
 from brski_masa.authentication import check_user_name, new_password, verifier
 from brski_masa.commands.showing import (
     DEFAULT_CONFIG,
@@ -24,6 +25,7 @@ from brski_masa.commands.showing import (
     owner_advice,
     owner_row,
     read_certificates,
+    show_entries,
     show_one,
     show_rows,
     the_device,
@@ -65,17 +67,19 @@ def show_device(
     """Show one device with its vouchers, and in what its IDevID departs from the standard."""
     number = the_serial(serial, serial_option)
 
-    async def work(store: Store) -> dict[str, Any]:
+    async def work(store: Store) -> tuple[dict[str, Any], list[Link]]:
         device = await the_device(store, number)
-        entries = await store.list_entries(serial=number)
         findings = linting.lint(await store.certificate_of(device.id))
-        return device_row(device) | {
-            "vouchers": [entry_row(each) for each in entries],
-            "findings": [str(each) for each in findings],
-        }
+        row = device_row(device) | {"findings": [str(each) for each in findings]}
+        return row, await store.list_entries(serial=number)
 
-    row = with_store(serving.load_settings(config), work)
-    show_one(row, as_json)
+    row, entries = with_store(serving.load_settings(config), work)
+
+    def human() -> None:
+        cli.facts(row.items())
+        show_entries(entries, empty="\nno voucher was issued for it yet")
+
+    cli.answer(row | {"vouchers": [entry_row(each) for each in entries]}, as_json, human)
 
 
 @device_app.command("add", epilog="Example: `brski-masa device add made-elsewhere.pem --owner 'Example Plant'`")

@@ -120,7 +120,16 @@ def verify_auditlog(
     if noted is not None:
         check_head(links, noted)
     answer = {"entries": number, "head": newest.hex()}
-    show_one(answer, as_json)
+    cli.answer(answer, as_json, lambda: cli.facts([*answer.items(), ("log", _verdict(number, noted))]))
+
+
+def _verdict(number: int, noted: bytes | None) -> str:
+    """What a chain that holds shows, and what it cannot show."""
+    if noted is not None:
+        return "intact: every entry is as it was written, and the head that you noted is in it"
+    if number == 0:
+        return "intact: no entry yet"
+    return "intact: every entry is as it was written; that none is missing at its end, --head with a noted head shows"
 
 
 def _hash(text: str) -> bytes:

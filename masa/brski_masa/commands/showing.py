@@ -1,5 +1,6 @@
 """What all commands of the MASA share: options, the way to the database, and how things are shown."""
 
+import base64
 import shlex
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -33,6 +34,7 @@ SharedKey = Annotated[
 ]
 DEFAULT_CONFIG = Path("masa.toml")
 DEFAULT_LIMIT = 1000
+SHORT_DIGITS = 12  # of a hash, enough to tell one from another in a table
 
 
 def show_rows(rows: Sequence[Mapping[str, Any]], columns: tuple[str, ...], as_json: bool, *, empty: str) -> None:
@@ -81,7 +83,7 @@ def device_row(device: Device) -> dict[str, Any]:
         "claimed": device.last_pinned_key is not None,
         "formats": [each.name.lower() for each in device.formats],
         "content-type": device.content_type,
-        "idevid-issuer": device.idevid_issuer,
+        "idevid-issuer": base64.b64encode(device.idevid_issuer).decode(),  # as in the manifest of `idevid`
     }
 
 
@@ -107,6 +109,24 @@ def entry_row(link: Link) -> dict[str, Any]:
         "requester": entry.requester,
         "hash": link.hash,
     }
+
+
+def show_entries(links: Sequence[Link], *, empty: str) -> None:
+    """Vouchers as a table that fits a terminal; `auditlog show` and --json have the hashes whole."""
+    columns = ("number", "date", "assertion", "domain-id", "nonce", "requester")
+    cli.table(columns, [_entry_cells(each) for each in links], empty=empty)
+
+
+def _entry_cells(link: Link) -> tuple[object, ...]:
+    entry = link.entry
+    kind, _, name = entry.requester.partition(":")
+    requester = f"{kind}:{_short(name)}" if kind == "tls" else entry.requester
+    domain, has_nonce = _short(entry.domain_id.hex()), entry.nonce is not None
+    return link.number, entry.date, entry.assertion.value, domain, has_nonce, requester
+
+
+def _short(digits: str) -> str:
+    return digits if len(digits) <= SHORT_DIGITS else f"{digits[:SHORT_DIGITS]}…"
 
 
 def the_serial(argument: str | None, option: str | None) -> str:
