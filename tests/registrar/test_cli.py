@@ -409,8 +409,36 @@ async def test_who_was_turned_away_is_shown_until_admitted_with_the_command_for_
     assert shlex.split(first["advice"])[3] == "It's Another"
     human = await asyncio.to_thread(lambda: run("device", "knocking", *at).stdout)
     assert last["advice"] in human
+    nothing: dict[str, Any] = {"vouchers": [], "certificates": [], "journal": []}
+    assert await invoke("device", "show", "SN-12", *at) == {"state": "turned-away"} | last | nothing
+    shown = await asyncio.to_thread(lambda: run("device", "show", "X-1", *at).stdout)
+    assert "turned-away" in shown
+    assert "manufacturer-unknown" in shown
+    assert f"to admit it:  {first['advice']}\n" in shown
+    assert (await invoke("device", "show", "SN-99", *at, code=1))["error"] == "device-unknown"
+    assert (await invoke("device", "show", "X-1", "--manufacturer", "M", *at, code=1))["error"] == "device-unknown"
     assert await invoke(*shlex.split(last["advice"])[1:])
     assert [each["serial_number"] for each in await invoke("device", "knocking", *at)] == ["X-1"]
+
+
+async def test_a_stranger_with_the_name_of_an_admitted_maker_is_to_be_admitted_under_another(
+    plant: Plant, beside: Path, anchors: Path
+) -> None:
+    at = ("--config", beside)
+    async with plant.connect(Manufacturer(name=plant.maker.name, kind="P-384").idevid("X-2")) as line:
+        assert reason_of(await line.request_voucher()) == "manufacturer-unknown"
+    await plant.service.knocking.write(at_once=True)
+    (knock,) = await invoke("device", "knocking", *at)
+    assert shlex.split(knock["advice"])[3] == f"{plant.maker.name} 2"
+    told = await asyncio.to_thread(lambda: run("device", "show", "X-2", *at).stdout)
+    assert f"to admit it, if its maker is not the {plant.maker.name} that is admitted:  {knock['advice']}\n" in told
+    await invoke("policy", "allow", f"{plant.maker.name} 2", "--idevid-anchors", anchors, *at)
+    (knock,) = await invoke("device", "knocking", *at)
+    assert shlex.split(knock["advice"])[3] == f"{plant.maker.name} 3"
+    await invoke("policy", "allow", f"{plant.maker.name} 2", "--serial", "X-2", *at)
+    assert [each["advice"] for each in await invoke("device", "knocking", *at)] == [""], "that was done"
+    told = await asyncio.to_thread(lambda: run("device", "show", "X-2", *at).stdout)
+    assert told.endswith("\nsee `brski-registrar device knocking`\n")
 
 
 async def test_who_came_from_elsewhere_is_shown_with_the_command_that_adds_that_place(
