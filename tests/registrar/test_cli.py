@@ -270,6 +270,34 @@ def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> N
     assert answer("policy", "list", *at)["manufacturers"] == []
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("masa.example", "masa.example"),
+        ("MASA.example.:9443", "MASA.example.:9443"),
+        ("*.maker.example:*", "*.maker.example:*"),
+        ("127.0.0.1:9443", "127.0.0.1:9443"),
+        ("[2001:db8::1]:9443", "[2001:db8::1]:9443"),
+        ("https://127.0.0.1:9443/", "127.0.0.1:9443"),
+        ("https://masa.example", "masa.example"),
+    ],
+)
+def test_the_host_of_a_masa_is_taken(config: Path, anchors: Path, text: str, kept: str) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config, "--idevid-anchors", anchors)
+    assert answer(*at, "--masa-host", text)["masa_hosts"] == [kept]
+
+
+def test_what_is_no_host_of_a_masa_is_refused(config: Path, anchors: Path) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config, "--idevid-anchors", anchors)
+    wrong = ("", "not a host", "https://masa.example/brski", "http://masa.example", "masa.example/", "masa.example:")
+    ports = ("masa.example:0", "masa.example:65536", "masa.example:https", "::1", "[::1", "[1.2]", "a..b", "*", "a,b")
+    for text in (*wrong, *ports, "user@masa.example", "m\n", "\u017f.example"):
+        refused = answer(*at, "--masa-host", "masa.example", "--masa-host", text, code=1)
+        assert refused["error"] == "policy-malformed", text
+        assert refused["detail"].startswith(f"--masa-host {text!a}: HOST or HOST:PORT is wanted")
+    assert answer("policy", "list", "--config", config)["manufacturers"] == []
+
+
 @pytest.mark.req("AL-13", "AL-15", "AL-16")
 def test_the_operator_says_how_audit_logs_are_judged(config: Path, anchors: Path) -> None:
     at = ("policy", "allow", "Example Maker", "--config", config)

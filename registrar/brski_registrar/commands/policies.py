@@ -1,6 +1,5 @@
 """`policy`: whom the plant admits. A running registrar heeds a change within a second or two."""
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ import typer
 from brski_common import cli
 from brski_common.certificates import load_pem
 from brski_common.errors import BrskiError, Misconfigured, Unknown
+from brski_registrar.commands.addresses import masa_host_of, network
 from brski_registrar.commands.lists import COLUMNS, entry, read_list
 from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, Desk, Plain, desk
 from brski_registrar.policy import (
@@ -92,7 +92,7 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "idevid_anchors": _pem(idevid_anchors),
         "masa_tls_anchors": _pem(masa_tls_anchors),
         "voucher_anchors": _pem(voucher_anchors),
-        "masa_hosts": tuple(masa_host) if masa_host else None,
+        "masa_hosts": tuple(map(masa_host_of, masa_host)) if masa_host else None,
         "masa_url": masa_url,
         "admit": admit,
         "login": login,
@@ -219,7 +219,7 @@ def domain_policy(
     """Show what holds for every device, or change it."""
     given = _given(
         {
-            "sources": None if source is None else tuple(map(_network, filter(None, source))),
+            "sources": None if source is None else tuple(map(network, filter(None, source))),
             "pin_hint": pin_hint,
             "approval": approval,
             "organization": organization,
@@ -276,13 +276,6 @@ def _treatments(rules: Iterable[str]) -> dict[str, Any]:
             raise Misconfigured("policy-malformed", f"--audit {text[:80]!a}: allowed are {allowed}")
         found[rule] = Treatment(treatment)
     return found
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError as error:
-        raise Misconfigured("policy-malformed", f"--source {text[:80]!a}: a network is wanted, 10.1.0.0/16") from error
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
