@@ -270,6 +270,25 @@ def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> N
     assert answer("policy", "list", *at)["manufacturers"] == []
 
 
+def test_anchors_that_are_replaced_are_told(config: Path, anchors: Path, tmp_path: Path) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config)
+    other = tmp_path / "other.pem"
+    other.write_bytes(to_pem(Manufacturer(name="Other").root.certificate))
+    assert answer(*at, "--idevid-anchors", anchors)["replaced"] == {}
+    assert answer(*at, "--idevid-anchors", anchors, "--masa-tls-anchors", anchors)["replaced"] == {}
+    assert answer(*at, "--admit", "all")["replaced"] == {}
+    told = run(*at, "--idevid-anchors", other).stdout.splitlines()
+    assert told[1:] == ["idevid_anchors replaced, no longer trusted: CN=Example Maker Root CA,O=Example Maker"]
+    replaced = answer(*at, "--idevid-anchors", anchors, "--masa-tls-anchors", other)["replaced"]
+    assert replaced == {
+        "idevid_anchors": ["CN=Other Root CA,O=Other"],
+        "masa_tls_anchors": ["CN=Example Maker Root CA,O=Example Maker"],
+    }
+    both = tmp_path / "both.pem"
+    both.write_bytes(anchors.read_bytes() + other.read_bytes())
+    assert answer(*at, "--idevid-anchors", both)["replaced"] == {}, "one more"
+
+
 @pytest.mark.parametrize(
     ("text", "kept"),
     [

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from cryptography import x509
 
 from brski_common import cli
 from brski_common.certificates import load_pem
@@ -109,12 +110,19 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "known_domains": tuple(domain.replace(":", "").lower() for domain in known_domain) if known_domain else None,
         "unsafe_ignore_history": unsafe_ignore_history,
     }
-    record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
+    before, record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
+    replaced = _replaced(before, record)
     missing = _missing(record)
     if missing:
         cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
-    value = _manufacturer_facts(record) | {"added": len(entries), "missing": missing}
-    cli.answer(value, as_json, lambda: cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}"))
+    value = _manufacturer_facts(record) | {"added": len(entries), "missing": missing, "replaced": replaced}
+
+    def human() -> None:
+        cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}")
+        for anchors, subjects in replaced.items():
+            cli.show(f"{anchors} replaced, no longer trusted: {cli.cell(subjects)}")
+
+    cli.answer(value, as_json, human)
 
 
 @app.command("deny", epilog='Example: `brski-registrar policy deny "Example Maker" --serial SN-0001`')
@@ -244,19 +252,20 @@ def domain_policy(
 
 async def _allow(
     config: Path, name: str, given: dict[str, Any], audit: dict[str, Any], entries: tuple[Admission, ...]
-) -> Manufacturer:
+) -> tuple[Manufacturer, Manufacturer]:
+    """The maker's record as it was, without anchors if it is new here, and as it is now."""
     async with desk(config) as at:
         now = utc_now()
         known = (await at.policies.load()).trust.makers.get(name)
         if known is None and "idevid_anchors" not in given:
             raise Misconfigured("policy-malformed", f"{name} is new here: --idevid-anchors says whose devices it means")
-        record = known.record if known else Manufacturer(name=name, idevid_anchors="")
+        before = record = known.record if known else Manufacturer(name=name, idevid_anchors="")
         if given or audit:
             record = replace(record, **given, audit=replace(record.audit, **audit))
             await at.policies.put_manufacturer(record, now)
         if entries:
             await at.policies.allow_all(entries, now)
-        return record
+        return before, record
 
 
 async def _record(at: Desk, name: str) -> Manufacturer:
@@ -335,8 +344,22 @@ def _manufacturer_facts(record: Manufacturer) -> dict[str, Any]:
     }
 
 
+def _replaced(before: Manufacturer, now: Manufacturer) -> dict[str, tuple[str, ...]]:
+    """The anchors that are trusted no longer, by the kind of anchors."""
+    replaced = {}
+    for kind in ("idevid_anchors", "masa_tls_anchors", "voucher_anchors"):
+        gone = set(_certificates(getattr(before, kind))) - set(_certificates(getattr(now, kind)))
+        if gone:
+            replaced[kind] = tuple(sorted(each.subject.rfc4514_string() for each in gone))
+    return replaced
+
+
+def _certificates(pem: str) -> tuple[x509.Certificate, ...]:
+    return load_pem(pem.encode()) if pem.strip() else ()
+
+
 def _subjects(pem: str) -> tuple[str, ...]:
-    return tuple(each.subject.rfc4514_string() for each in load_pem(pem.encode())) if pem.strip() else ()
+    return tuple(each.subject.rfc4514_string() for each in _certificates(pem))
 
 
 def _domain_facts(domain: DomainPolicy) -> dict[str, Any]:
