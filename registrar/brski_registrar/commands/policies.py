@@ -111,18 +111,7 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "unsafe_ignore_history": unsafe_ignore_history,
     }
     before, record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
-    replaced = _replaced(before, record)
-    missing = _missing(record)
-    if missing:
-        cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
-    value = _manufacturer_facts(record) | {"added": len(entries), "missing": missing, "replaced": replaced}
-
-    def human() -> None:
-        cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}")
-        for anchors, subjects in replaced.items():
-            cli.show(f"{anchors} replaced, no longer trusted: {cli.cell(subjects)}")
-
-    cli.answer(value, as_json, human)
+    _tell_allowed(before, record, len(entries), as_json)
 
 
 @app.command("deny", epilog='Example: `brski-registrar policy deny "Example Maker" --serial SN-0001`')
@@ -266,6 +255,21 @@ async def _allow(
         if entries:
             await at.policies.allow_all(entries, now)
         return before, record
+
+
+def _tell_allowed(before: Manufacturer, record: Manufacturer, added: int, as_json: bool) -> None:
+    replaced = _replaced(before, record)
+    missing = _missing(record)
+    if missing:
+        cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
+    value = _manufacturer_facts(record) | {"added": added, "missing": missing, "replaced": replaced}
+
+    def human() -> None:
+        cli.show(f"{cli.cell(record.name)} is admitted: {_summary(record, added)}")
+        for anchors, subjects in replaced.items():
+            cli.show(f"{anchors} replaced, no longer trusted: {cli.cell(subjects)}")
+
+    cli.answer(value, as_json, human)
 
 
 async def _record(at: Desk, name: str) -> Manufacturer:
