@@ -270,6 +270,53 @@ def test_a_manufacturer_comes_changes_and_goes(config: Path, anchors: Path) -> N
     assert answer("policy", "list", *at)["manufacturers"] == []
 
 
+def test_anchors_that_are_replaced_are_told(config: Path, anchors: Path, tmp_path: Path) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config)
+    other = tmp_path / "other.pem"
+    other.write_bytes(to_pem(Manufacturer(name="Other").root.certificate))
+    assert answer(*at, "--idevid-anchors", anchors)["replaced"] == {}
+    assert answer(*at, "--idevid-anchors", anchors, "--masa-tls-anchors", anchors)["replaced"] == {}
+    assert answer(*at, "--admit", "all")["replaced"] == {}
+    told = run(*at, "--idevid-anchors", other).stdout.splitlines()
+    assert told[1:] == ["idevid_anchors replaced, no longer trusted: CN=Example Maker Root CA,O=Example Maker"]
+    replaced = answer(*at, "--idevid-anchors", anchors, "--masa-tls-anchors", other)["replaced"]
+    assert replaced == {
+        "idevid_anchors": ["CN=Other Root CA,O=Other"],
+        "masa_tls_anchors": ["CN=Example Maker Root CA,O=Example Maker"],
+    }
+    both = tmp_path / "both.pem"
+    both.write_bytes(anchors.read_bytes() + other.read_bytes())
+    assert answer(*at, "--idevid-anchors", both)["replaced"] == {}, "one more"
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("masa.example", "masa.example"),
+        ("MASA.example.:9443", "MASA.example.:9443"),
+        ("*.maker.example:*", "*.maker.example:*"),
+        ("127.0.0.1:9443", "127.0.0.1:9443"),
+        ("[2001:db8::1]:9443", "[2001:db8::1]:9443"),
+        ("https://127.0.0.1:9443/", "127.0.0.1:9443"),
+        ("https://masa.example", "masa.example"),
+    ],
+)
+def test_the_host_of_a_masa_is_taken(config: Path, anchors: Path, text: str, kept: str) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config, "--idevid-anchors", anchors)
+    assert answer(*at, "--masa-host", text)["masa_hosts"] == [kept]
+
+
+def test_what_is_no_host_of_a_masa_is_refused(config: Path, anchors: Path) -> None:
+    at = ("policy", "allow", "Example Maker", "--config", config, "--idevid-anchors", anchors)
+    wrong = ("", "not a host", "https://masa.example/brski", "http://masa.example", "masa.example/", "masa.example:")
+    ports = ("masa.example:0", "masa.example:65536", "masa.example:https", "::1", "[::1", "[1.2]", "a..b", "*", "a,b")
+    for text in (*wrong, *ports, "user@masa.example", "m\n", "\u017f.example"):
+        refused = answer(*at, "--masa-host", "masa.example", "--masa-host", text, code=1)
+        assert refused["error"] == "policy-malformed", text
+        assert refused["detail"].startswith(f"--masa-host {text!a}: HOST or HOST:PORT is wanted")
+    assert answer("policy", "list", "--config", config)["manufacturers"] == []
+
+
 @pytest.mark.req("AL-13", "AL-15", "AL-16")
 def test_the_operator_says_how_audit_logs_are_judged(config: Path, anchors: Path) -> None:
     at = ("policy", "allow", "Example Maker", "--config", config)
@@ -417,8 +464,36 @@ async def test_who_was_turned_away_is_shown_until_admitted_with_the_command_for_
     assert shlex.split(first["advice"])[3] == "It's Another"
     human = await asyncio.to_thread(lambda: run("device", "knocking", *at).stdout)
     assert last["advice"] in human
+    nothing: dict[str, Any] = {"vouchers": [], "certificates": [], "journal": []}
+    assert await invoke("device", "show", "SN-12", *at) == {"state": "turned-away"} | last | nothing
+    shown = await asyncio.to_thread(lambda: run("device", "show", "X-1", *at).stdout)
+    assert "turned-away" in shown
+    assert "manufacturer-unknown" in shown
+    assert f"to admit it:  {first['advice']}\n" in shown
+    assert (await invoke("device", "show", "SN-99", *at, code=1))["error"] == "device-unknown"
+    assert (await invoke("device", "show", "X-1", "--manufacturer", "M", *at, code=1))["error"] == "device-unknown"
     assert await invoke(*shlex.split(last["advice"])[1:])
     assert [each["serial_number"] for each in await invoke("device", "knocking", *at)] == ["X-1"]
+
+
+async def test_a_stranger_with_the_name_of_an_admitted_maker_is_to_be_admitted_under_another(
+    plant: Plant, beside: Path, anchors: Path
+) -> None:
+    at = ("--config", beside)
+    async with plant.connect(Manufacturer(name=plant.maker.name, kind="P-384").idevid("X-2")) as line:
+        assert reason_of(await line.request_voucher()) == "manufacturer-unknown"
+    await plant.service.knocking.write(at_once=True)
+    (knock,) = await invoke("device", "knocking", *at)
+    assert shlex.split(knock["advice"])[3] == f"{plant.maker.name} 2"
+    told = await asyncio.to_thread(lambda: run("device", "show", "X-2", *at).stdout)
+    assert f"to admit it, if its maker is not the {plant.maker.name} that is admitted:  {knock['advice']}\n" in told
+    await invoke("policy", "allow", f"{plant.maker.name} 2", "--idevid-anchors", anchors, *at)
+    (knock,) = await invoke("device", "knocking", *at)
+    assert shlex.split(knock["advice"])[3] == f"{plant.maker.name} 3"
+    await invoke("policy", "allow", f"{plant.maker.name} 2", "--serial", "X-2", *at)
+    assert [each["advice"] for each in await invoke("device", "knocking", *at)] == [""], "that was done"
+    told = await asyncio.to_thread(lambda: run("device", "show", "X-2", *at).stdout)
+    assert told.endswith("\nsee `brski-registrar device knocking`\n")
 
 
 async def test_who_came_from_elsewhere_is_shown_with_the_command_that_adds_that_place(

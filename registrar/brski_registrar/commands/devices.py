@@ -1,8 +1,6 @@
 """`device`, `voucher` and `cert`: what became of each device, and the operator's say in it."""
 
 import getpass
-import shlex
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -13,6 +11,7 @@ from brski_common.artifact import Format
 from brski_common.certificates import common_name, load_certificate, load_pem, to_pem
 from brski_common.errors import Misconfigured, Unknown
 from brski_registrar import operating
+from brski_registrar.commands.advising import Advised, advised, find_advised, maker_of, show_turned_away
 from brski_registrar.commands.opening import (
     DEFAULT_CONFIG,
     Config,
@@ -21,10 +20,9 @@ from brski_registrar.commands.opening import (
     desk,
     find_device,
 )
-from brski_registrar.knocking import NOT_LISTED, turned_away
 from brski_registrar.lifecycle import EST_OPEN, State
-from brski_registrar.policy import ASK_AGAIN_SECONDS, SOURCE_NOT_ALLOWED, DomainPolicy, sources_with
-from brski_registrar.records import Device, Entry, Issued, Knock, StoredVoucher
+from brski_registrar.policy import ASK_AGAIN_SECONDS
+from brski_registrar.records import Device, Entry, Issued, StoredVoucher
 from brski_registrar.runtime import ask_secret, assembled, load_settings, utc_now
 
 # What an approval leads to, by the state that the device is in then.
@@ -73,40 +71,49 @@ def list_devices(
 def list_knocking(config: Config = DEFAULT_CONFIG, as_json: cli.Json = False) -> None:
     """List who was turned away and has not been admitted since, the last first; what a stranger says may be a lie."""
 
-    async def work() -> tuple[tuple[Knock, ...], DomainPolicy]:
+    async def work() -> list[Advised]:
         async with desk(config) as at:
-            return await turned_away(at.store.database), (await at.policies.load()).domain
+            return await advised(at, config)
 
-    found, domain = cli.run_async(work())
+    found = cli.run_async(work())
+    knocks = [each.knock for each in found]
     rows = [
-        (each.serial_number, _maker(each), each.reason, each.address, each.first_at, each.last_at, each.count)
-        for each in found
+        (each.serial_number, maker_of(each), each.reason, each.address, each.first_at, each.last_at, each.count)
+        for each in knocks
     ]
     columns = ("serial number", "manufacturer", "reason", "from", "first", "last", "times")
-    advised = [(each, _advice(each, domain, config)) for each in found]
 
     def human() -> None:
         cli.table(columns, rows, empty="nobody was turned away who still waits")
-        lines = (f"{_purpose(each)}:  {cli.cell(advice)}" for each, advice in advised if advice)
+        lines = (each.line() for each in found if each.advice)
         for line in list(dict.fromkeys(lines))[:MAX_ADVICE]:
             cli.show(line)
 
-    cli.answer([asdict(each) | {"advice": advice} for each, advice in advised], as_json, human)
+    cli.answer([each.facts() for each in found], as_json, human)
 
 
 @devices.command("show", epilog="Example: `brski-registrar device show SN-0001`")
 def show_device(
     serial: Serial, config: Config = DEFAULT_CONFIG, manufacturer: Maker = None, as_json: cli.Json = False
 ) -> None:
-    """Show one device: where it stands, its certificates, and everything the journal says."""
+    """Show one device: where it stands, its certificates, all the journal says; or why it was turned away."""
 
-    async def work() -> tuple[Device, tuple[StoredVoucher, ...], tuple[Issued, ...], tuple[Entry, ...]]:
+    async def work() -> Advised | tuple[Device, tuple[StoredVoucher, ...], tuple[Issued, ...], tuple[Entry, ...]]:
         async with desk(config) as at:
-            device = await find_device(at.store, serial, manufacturer)
+            try:
+                device = await find_device(at.store, serial, manufacturer)
+            except Unknown:
+                if (knock := await find_advised(at, config, serial, manufacturer)) is None:
+                    raise
+                return knock
             issued = await at.store.issued_to(device.id)
             return device, await at.store.vouchers(device.id), issued, await at.store.journal(device.id)
 
-    device, handed, issued, entries = cli.run_async(work())
+    found = cli.run_async(work())
+    if isinstance(found, Advised):
+        show_turned_away(found, as_json=as_json)
+        return
+    device, handed, issued, entries = found
     value = _device_facts(device) | {
         "vouchers": [_voucher_facts(each) for each in handed],
         "certificates": [_certificate_facts(each) for each in issued],
@@ -297,32 +304,6 @@ def _why(device: Device) -> str:
 
 def _counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _maker(knock: Knock) -> str:
-    return knock.manufacturer if knock.is_known else f"{knock.manufacturer}?"
-
-
-def _purpose(knock: Knock) -> str:
-    """What the advice is for."""
-    if knock.reason == SOURCE_NOT_ALLOWED:
-        return f"if a proxy of this plant is at {cli.cell(knock.address)}"
-    return "to admit it"
-
-
-def _advice(knock: Knock, domain: DomainPolicy, config: Path) -> str:
-    """The command that would let somebody in; empty where no command would."""
-    at = f"--config {shlex.quote(str(config))}"
-    if knock.reason == SOURCE_NOT_ALLOWED:
-        sources = " ".join(f"--source {network}" for network in sources_with(domain, knock.address))
-        return f"brski-registrar policy domain {at} {sources}" if sources else ""
-    command = f"brski-registrar policy allow {shlex.quote(knock.manufacturer or 'NAME')} {at}"
-    if knock.reason == NOT_LISTED:
-        return f"{command} --serial {shlex.quote(knock.serial_number)}"
-    if knock.reason == "manufacturer-unknown":
-        masa = "--masa-tls-anchors tls.pem --masa-host masa.example:9443"
-        return f"{command} --idevid-anchors manufacturer.pem {masa} --serial {shlex.quote(knock.serial_number)}"
-    return ""
 
 
 def _operator() -> str:

@@ -1,16 +1,17 @@
 """`policy`: whom the plant admits. A running registrar heeds a change within a second or two."""
 
-import ipaddress
 from collections.abc import Iterable
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Final
 
 import typer
+from cryptography import x509
 
 from brski_common import cli
 from brski_common.certificates import load_pem
 from brski_common.errors import BrskiError, Misconfigured, Unknown
+from brski_registrar.commands.addresses import masa_host_of, network
 from brski_registrar.commands.lists import COLUMNS, entry, read_list
 from brski_registrar.commands.opening import DEFAULT_CONFIG, Config, Desk, Plain, desk
 from brski_registrar.policy import (
@@ -92,7 +93,7 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "idevid_anchors": _pem(idevid_anchors),
         "masa_tls_anchors": _pem(masa_tls_anchors),
         "voucher_anchors": _pem(voucher_anchors),
-        "masa_hosts": tuple(masa_host) if masa_host else None,
+        "masa_hosts": tuple(map(masa_host_of, masa_host)) if masa_host else None,
         "masa_url": masa_url,
         "admit": admit,
         "login": login,
@@ -109,12 +110,8 @@ def allow(  # noqa: PLR0913, PLR0917 -- each option is an argument
         "known_domains": tuple(domain.replace(":", "").lower() for domain in known_domain) if known_domain else None,
         "unsafe_ignore_history": unsafe_ignore_history,
     }
-    record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
-    missing = _missing(record)
-    if missing:
-        cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
-    value = _manufacturer_facts(record) | {"added": len(entries), "missing": missing}
-    cli.answer(value, as_json, lambda: cli.show(f"{cli.cell(name)} is admitted: {_summary(record, len(entries))}"))
+    before, record = cli.run_async(_allow(config, name, _given(given), _given(judged), tuple(entries)))
+    _tell_allowed(before, record, len(entries), as_json)
 
 
 @app.command("deny", epilog='Example: `brski-registrar policy deny "Example Maker" --serial SN-0001`')
@@ -219,7 +216,7 @@ def domain_policy(
     """Show what holds for every device, or change it."""
     given = _given(
         {
-            "sources": None if source is None else tuple(map(_network, filter(None, source))),
+            "sources": None if source is None else tuple(map(network, filter(None, source))),
             "pin_hint": pin_hint,
             "approval": approval,
             "organization": organization,
@@ -244,19 +241,35 @@ def domain_policy(
 
 async def _allow(
     config: Path, name: str, given: dict[str, Any], audit: dict[str, Any], entries: tuple[Admission, ...]
-) -> Manufacturer:
+) -> tuple[Manufacturer, Manufacturer]:
+    """The maker's record as it was, without anchors if it is new here, and as it is now."""
     async with desk(config) as at:
         now = utc_now()
         known = (await at.policies.load()).trust.makers.get(name)
         if known is None and "idevid_anchors" not in given:
             raise Misconfigured("policy-malformed", f"{name} is new here: --idevid-anchors says whose devices it means")
-        record = known.record if known else Manufacturer(name=name, idevid_anchors="")
+        before = record = known.record if known else Manufacturer(name=name, idevid_anchors="")
         if given or audit:
             record = replace(record, **given, audit=replace(record.audit, **audit))
             await at.policies.put_manufacturer(record, now)
         if entries:
             await at.policies.allow_all(entries, now)
-        return record
+        return before, record
+
+
+def _tell_allowed(before: Manufacturer, record: Manufacturer, added: int, as_json: bool) -> None:
+    replaced = _replaced(before, record)
+    missing = _missing(record)
+    if missing:
+        cli.say(f"its MASA cannot be reached yet: add {' and '.join(missing)} with `policy allow`")
+    value = _manufacturer_facts(record) | {"added": added, "missing": missing, "replaced": replaced}
+
+    def human() -> None:
+        cli.show(f"{cli.cell(record.name)} is admitted: {_summary(record, added)}")
+        for anchors, subjects in replaced.items():
+            cli.show(f"{anchors} replaced, no longer trusted: {cli.cell(subjects)}")
+
+    cli.answer(value, as_json, human)
 
 
 async def _record(at: Desk, name: str) -> Manufacturer:
@@ -276,13 +289,6 @@ def _treatments(rules: Iterable[str]) -> dict[str, Any]:
             raise Misconfigured("policy-malformed", f"--audit {text[:80]!a}: allowed are {allowed}")
         found[rule] = Treatment(treatment)
     return found
-
-
-def _network(text: str) -> str:
-    try:
-        return str(ipaddress.ip_network(text, strict=False))
-    except ValueError as error:
-        raise Misconfigured("policy-malformed", f"--source {text[:80]!a}: a network is wanted, 10.1.0.0/16") from error
 
 
 def _given(values: dict[str, Any]) -> dict[str, Any]:
@@ -342,8 +348,22 @@ def _manufacturer_facts(record: Manufacturer) -> dict[str, Any]:
     }
 
 
+def _replaced(before: Manufacturer, now: Manufacturer) -> dict[str, tuple[str, ...]]:
+    """The anchors that are trusted no longer, by the kind of anchors."""
+    replaced = {}
+    for kind in ("idevid_anchors", "masa_tls_anchors", "voucher_anchors"):
+        gone = set(_certificates(getattr(before, kind))) - set(_certificates(getattr(now, kind)))
+        if gone:
+            replaced[kind] = tuple(sorted(each.subject.rfc4514_string() for each in gone))
+    return replaced
+
+
+def _certificates(pem: str) -> tuple[x509.Certificate, ...]:
+    return load_pem(pem.encode()) if pem.strip() else ()
+
+
 def _subjects(pem: str) -> tuple[str, ...]:
-    return tuple(each.subject.rfc4514_string() for each in load_pem(pem.encode())) if pem.strip() else ()
+    return tuple(each.subject.rfc4514_string() for each in _certificates(pem))
 
 
 def _domain_facts(domain: DomainPolicy) -> dict[str, Any]:
