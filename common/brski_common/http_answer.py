@@ -10,29 +10,18 @@ Every fault is PeerFailed: `response-malformed`, `response-too-large`, `response
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
-from aiohttp.base_protocol import BaseProtocol
-from aiohttp.client_exceptions import ClientPayloadError
+from aiohttp.hdrs import TRANSFER_ENCODING
 from aiohttp.http import HttpProcessingError, HttpResponseParser
 
+from brski_common import http_parsing
 from brski_common.errors import PeerFailed
+from brski_common.http_parsing import NoTransport
 
-MAX_LINE_BYTES: Final = 4 * 1024
-MAX_HEADER_BYTES: Final = 8 * 1024
-MAX_HEADERS: Final = 64
 MAX_INTERIM: Final = 8  # 1xx answers before the final one
-MAX_LENGTH_DIGITS: Final = 20  # of a Content-Length; zeros in front are allowed (RFC 9110, 8.6), and nobody writes many
 WITHOUT_BODY: Final = frozenset((204, 304))  # a length there is that of another answer, if any (RFC 9110, 8.6)
-_NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
-
-
-class NoTransport(BaseProtocol):
-    """For a parser, which wants to tell one of its progress: of a body that is bounded by who reads it."""
-
-    def resume_reading(self, resume_parser: bool = True) -> None:
-        """Nothing was paused."""
 
 
 class AnswerReader:
@@ -48,16 +37,7 @@ class AnswerReader:
         self._heard = False
         loop = asyncio.get_running_loop()
         self._parser = HttpResponseParser(
-            NoTransport(loop),
-            loop,
-            _NEVER_PAUSE,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
-            payload_exception=ClientPayloadError,
-            response_with_body=not to_head,
-            read_until_eof=True,
-            auto_decompress=False,
+            NoTransport(loop), loop, response_with_body=not to_head, read_until_eof=True, **http_parsing.OPTIONS
         )
 
     @property
@@ -70,7 +50,7 @@ class AnswerReader:
         self._heard = True
         try:
             messages, upgraded, _ = self._parser.feed_data(data)
-        except (HttpProcessingError, ValueError) as error:
+        except http_parsing.MALFORMED as error:
             raise PeerFailed("response-malformed", type(error).__name__) from error
         if upgraded:
             raise PeerFailed("response-malformed", "another protocol, which nobody asked for")
@@ -105,14 +85,14 @@ class AnswerReader:
         else:
             self.status, self.headers, self._payload = message.code, message.headers, payload
             self.keeps_connection = not message.should_close
-            if "Transfer-Encoding" in message.headers:
-                _check_codings(message.headers.getall("Transfer-Encoding"))
+            if TRANSFER_ENCODING in message.headers and not http_parsing.is_only_chunked(message.headers):
+                raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")
             if not self._to_head and message.code not in WITHOUT_BODY:
                 self._check_length(message.headers.get("Content-Length", "0"))
 
     def _check_length(self, declared: str) -> None:
         """Raise PeerFailed for more than the limit, whatever the parser makes of it: of 2**64 - 1 it makes no body."""
-        if len(declared) > MAX_LENGTH_DIGITS or int(declared) > self._limit:  # the parser saw that these are digits
+        if http_parsing.exceeds(declared, self._limit):
             raise self._too_large()
 
     def _take(self) -> bool:
@@ -122,7 +102,7 @@ class AnswerReader:
             return self.is_complete
         try:
             data = payload.read_nowait()
-        except Exception as error:  # whatever the parser has told the payload
+        except http_parsing.BODY_MALFORMED as error:
             raise PeerFailed("response-malformed", type(error).__name__) from error
         if data:
             self._chunks.append(data)
@@ -134,8 +114,3 @@ class AnswerReader:
 
     def _too_large(self) -> PeerFailed:
         return PeerFailed("response-too-large", f"more than {self._limit} bytes")
-
-
-def _check_codings(codings: Sequence[str]) -> None:
-    if [coding.lower() for coding in codings] != ["chunked"]:
-        raise PeerFailed("response-malformed", "a transfer coding that nobody asked for")

@@ -22,25 +22,19 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, cast
 
-from aiohttp.client_exceptions import ClientPayloadError
 from aiohttp.hdrs import CONTENT_ENCODING, CONTENT_LENGTH, EXPECT, TRANSFER_ENCODING
-from aiohttp.http import HttpProcessingError, HttpRequestParser, RawRequestMessage
+from aiohttp.http import HttpRequestParser, RawRequestMessage
 from aiohttp.streams import StreamReader
 
-from brski_common import tls
+from brski_common import http_parsing, tls
 from brski_common.errors import BrskiError
-from brski_common.http_answer import NoTransport
 from brski_common.http_message import Request, Response, head, plain
+from brski_common.http_parsing import NoTransport
 from brski_common.http_site import Route, Site, unforeseen
 from brski_common.tls_wire import TlsWire
 
-MAX_LINE_BYTES: Final = 4 * 1024
-MAX_HEADER_BYTES: Final = 8 * 1024  # of one header field; with MAX_HEADERS this bounds all of them
-MAX_HEADERS: Final = 64
-MAX_LENGTH_DIGITS: Final = 12  # of Content-Length; the parser takes any number of zeros
 LINGER_SECONDS: Final = 1.0
 NEVER: Final = math.inf
-_NEVER_PAUSE: Final = 2**30  # bytes; the parser would pause a transport it does not have
 _CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 log = logging.getLogger("brski.http")
@@ -75,7 +69,7 @@ class _Coming:
         """Move what has come of the body here; whether that was the last of it. Raises _Unwelcome."""
         try:
             data = self.payload.read_nowait()
-        except Exception as error:  # whatever the parser has told the payload
+        except http_parsing.BODY_MALFORMED as error:
             raise _Unwelcome(plain(400, "body-malformed")) from error
         self.size += len(data)
         if self.size > limit:
@@ -109,13 +103,8 @@ class HttpConnection(asyncio.Protocol):
         self._parser = HttpRequestParser(
             NoTransport(loop),
             loop,
-            _NEVER_PAUSE,
-            max_line_size=MAX_LINE_BYTES,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
-            payload_exception=ClientPayloadError,
-            auto_decompress=False,
             max_msg_queue_size=1,  # law 3: it keeps what follows a request
+            **http_parsing.OPTIONS,
         )
         self._coming: _Coming | None = None
         self._ahead = b""  # came while a request was being answered
@@ -219,7 +208,7 @@ class HttpConnection(asyncio.Protocol):
         assert self._wire is not None
         try:
             messages, _, _ = self._parser.feed_data(data)
-        except (HttpProcessingError, ValueError) as error:
+        except http_parsing.MALFORMED as error:
             log.debug("malformed HTTP: %s", type(error).__name__)
             self._say(plain(400, "http-malformed"), is_last=True)
             return
@@ -282,14 +271,13 @@ class HttpConnection(asyncio.Protocol):
     def _check_body(self, coming: _Coming, limit: int) -> None:
         """That the announced body can be taken; raises _Unwelcome."""
         headers = coming.request.headers
-        coding, transfer = headers.get(CONTENT_ENCODING), headers.get(TRANSFER_ENCODING)
+        coding, length = headers.get(CONTENT_ENCODING), headers.get(CONTENT_LENGTH)
         if coding is not None and coding.lower() != "identity":
             raise _Unwelcome(plain(415, "content-encoding-not-supported"))
         # HTTP/1.0 knows no transfer codings: who of two hops is to be believed is open (RFC 9112, 6.1).
-        if transfer is not None and (transfer.lower() != "chunked" or coming.version == "1.0"):
+        if TRANSFER_ENCODING in headers and (coming.version == "1.0" or not http_parsing.is_only_chunked(headers)):
             raise _Unwelcome(replace(plain(400, "transfer-coding-not-supported"), closes=True))
-        length = headers.get(CONTENT_LENGTH)
-        if length is not None and (len(length) > MAX_LENGTH_DIGITS or int(length) > limit):
+        if length is not None and http_parsing.exceeds(length, limit):
             raise _Unwelcome(replace(plain(413, "body-too-large"), closes=True))
 
     def _check_expectation(self, coming: _Coming) -> None:

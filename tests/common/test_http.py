@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
-from brski_common import http, http_connection, http_message, http_site, tls
+from brski_common import http, http_connection, http_message, http_parsing, http_site, tls
 from brski_common.certificates import Peer, to_pem
 from brski_common.errors import BrskiError, Misconfigured, Refused
 from brski_common.http import Server
@@ -220,9 +220,9 @@ async def test_what_nobody_foresaw_is_500_with_an_id_and_the_log_has_the_rest(ca
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
         b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
-        b"GET /" + b"a" * (http_connection.MAX_LINE_BYTES + 1) + b" HTTP/1.1\r\n\r\n",
-        b"GET / HTTP/1.1\r\nX: " + b"a" * (http_connection.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
-        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (http_connection.MAX_HEADERS + 1) + b"\r\n",
+        b"GET /" + b"a" * (http_parsing.MAX_LINE_BYTES + 1) + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nX: " + b"a" * (http_parsing.MAX_HEADER_BYTES + 1) + b"\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"X: a\r\n" * (http_parsing.MAX_HEADERS + 1) + b"\r\n",
     ],
     ids=lambda garbage: garbage[:24].decode("latin-1").encode("unicode_escape").decode(),
 )
@@ -396,7 +396,12 @@ async def test_an_old_client_that_asks_for_it_keeps_its_connection() -> None:
         assert (status, headers["connection"]) == (200, "keep-alive")
 
 
-@pytest.mark.parametrize(("coding", "version"), [("gzip, chunked", "1.1"), ("identity", "1.1"), ("chunked", "1.0")])
+TWICE = "chunked\r\nTransfer-Encoding: chunked"
+
+
+@pytest.mark.parametrize(
+    ("coding", "version"), [("gzip, chunked", "1.1"), ("identity", "1.1"), (TWICE, "1.1"), ("chunked", "1.0")]
+)
 async def test_a_transfer_coding_that_is_not_spoken_is_refused(coding: str, version: str) -> None:
     fields = f"Connection: keep-alive\r\nTransfer-Encoding: {coding}"
     head = f"POST {PATH} HTTP/{version}\r\nHost: x\r\n{fields}\r\n\r\n0\r\n\r\n"

@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from brski_common.errors import PeerFailed
-from brski_common.http_answer import MAX_HEADER_BYTES, MAX_HEADERS, AnswerReader
+from brski_common.http_answer import AnswerReader
+from brski_common.http_parsing import MAX_HEADER_BYTES, MAX_HEADERS
 
 LIMIT = 1000
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello"

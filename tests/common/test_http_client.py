@@ -14,8 +14,8 @@ import uvloop
 from brski_common import tls
 from brski_common.certificates import Peer
 from brski_common.errors import BrskiError, Malformed, PeerFailed, Untrusted
-from brski_common.http_answer import MAX_HEADER_BYTES
 from brski_common.http_client import HttpClient, HttpResponse
+from brski_common.http_parsing import MAX_HEADER_BYTES
 from tests.support.world import Domain, Manufacturer, self_signed_registrar
 
 PLANT, MAKER = Domain(), Manufacturer()
