@@ -8,7 +8,7 @@ Laws of this file:
 3. Every fault of the transport is PeerFailed with one of the reasons below. What `judge` raised comes through as it is.
 
 Reasons: `peer-name-not-found`, `peer-unreachable`, `peer-timeout`, `tls-handshake-failed`, `peer-disconnected` (before
-an answer), `connection-gone` (a single connection ended), `response-malformed`, `response-incomplete`,
+an answer), `connection-gone` (it ended, or the client is closed), `response-malformed`, `response-incomplete`,
 `response-too-large`, `response-compressed`. A URL that cannot be used is Malformed `url-malformed`.
 
 The connections themselves are `http_line`'s.
@@ -43,22 +43,20 @@ class Connected:
 class HttpClient:
     """Requests over one TLS context, with connections kept alive. An async context manager, or `await close()`.
 
-    `single_connection=True` makes exactly one connection, ever, as a provisional one must be (RFC 8995, 5.1): once it
-    is gone, each request is refused with PeerFailed `connection-gone`.
+    A lost connection is replaced, so it is nothing for the provisional one (RFC 8995, 5.1): that is a `http_line.Line`.
     """
 
     def __init__(
         self,
         tls_context: tls.TlsContext | tls.TlsSide | None,
         *,
-        single_connection: bool = False,
         request_seconds: float = REQUEST_SECONDS,
         max_connections: int = MAX_CONNECTIONS,
     ) -> None:
-        self._tls, self._single, self._seconds = tls_context, single_connection, request_seconds
-        self._slots = asyncio.Semaphore(1 if single_connection else max_connections)
+        self._tls, self._seconds = tls_context, request_seconds
+        self._slots = asyncio.Semaphore(max_connections)
         self._idle: dict[Line, float] = {}  # and until when
-        self._begun = self._closed = False
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -134,7 +132,7 @@ class HttpClient:
 
     def _kept(self, target: Target, now: float) -> Line | None:
         for line, until in list(self._idle.items()):
-            if not line.is_usable or (until < now and not self._single):
+            if not line.is_usable or until < now:
                 del self._idle[line]
                 line.close()
             elif line.origin == target.origin:
@@ -145,9 +143,6 @@ class HttpClient:
     async def _open(self, target: Target, deadline: float) -> Line:
         if self._closed:
             raise PeerFailed("connection-gone", "this client is closed")
-        if self._single and self._begun:
-            raise PeerFailed("connection-gone", "the single connection of this client has ended, or leads elsewhere")
-        self._begun = True
         line = Line(target.origin)
         async with asyncio.timeout_at(deadline):
             await line.open(self._tls if target.encrypted else None)

@@ -68,11 +68,9 @@ def let_pass(_: Peer) -> None:
     """A judge that lets everybody pass."""
 
 
-def client(
-    judge: Callable[[Peer], None] = let_pass, *, single_connection: bool = False, seconds: float = 10
-) -> HttpClient:
+def client(judge: Callable[[Peer], None] = let_pass, *, seconds: float = 10) -> HttpClient:
     context = tls.client_context(DEVICE, judge=judge)
-    return HttpClient(context, single_connection=single_connection, request_seconds=seconds)
+    return HttpClient(context, request_seconds=seconds)
 
 
 async def failure(request: Awaitable[HttpResponse]) -> str:
@@ -244,9 +242,8 @@ async def test_a_peer_without_tls_has_a_name(hang_up: bytes) -> None:
 
 
 @FACTORIES
-@pytest.mark.parametrize("single_connection", [True, False])
 def test_what_the_judge_raises_is_what_the_caller_gets(
-    factory: Callable[[], asyncio.AbstractEventLoop], single_connection: bool
+    factory: Callable[[], asyncio.AbstractEventLoop],
 ) -> None:
     error = Untrusted("host-name-mismatch", "somebody else")
 
@@ -254,7 +251,7 @@ def test_what_the_judge_raises_is_what_the_caller_gets(
         raise error
 
     async def story() -> None:
-        async with awkward() as server, client(strict, single_connection=single_connection) as http:
+        async with awkward() as server, client(strict) as http:
             with pytest.raises(BrskiError) as refused:
                 await http.request("POST", server.url, body=b"secret")
             assert refused.value is error
@@ -264,8 +261,7 @@ def test_what_the_judge_raises_is_what_the_caller_gets(
         runner.run(story())
 
 
-@pytest.mark.parametrize("single_connection", [True, False])
-async def test_a_refused_peer_is_not_asked_again_at_its_other_address(single_connection: bool) -> None:
+async def test_a_refused_peer_is_not_asked_again_at_its_other_address() -> None:
     def strict(_: Peer) -> None:
         raise Untrusted("path-not-found")
 
@@ -275,7 +271,7 @@ async def test_a_refused_peer_is_not_asked_again_at_its_other_address(single_con
         context = tls.server_context(PLANT.registrar)
         async with (
             await asyncio.start_server(other.serve, "::1", port, ssl=context),
-            client(strict, single_connection=single_connection) as http,
+            client(strict) as http,
         ):
             with pytest.raises(Untrusted):
                 await http.request("GET", f"https://localhost:{port}/")
@@ -292,33 +288,8 @@ async def test_a_provisional_client_remembers_whom_it_met() -> None:
     assert answer.peer.chain == met[0].chain == lonely.chain
 
 
-@pytest.mark.req("TL-11", "AT-25")
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_single_connection_is_never_replaced(method: str) -> None:
-    async with awkward(hang_up=True) as server, client(single_connection=True) as http:
-        assert (await http.request(method, server.url)).status == 200
-        assert await failure(http.request(method, server.url)) in {"connection-gone", "peer-disconnected"}
-        assert await failure(http.request(method, server.url)) == "connection-gone"
-    assert server.connections == 1
-
-
 @pytest.mark.req("TL-10")
-async def test_a_single_connection_carries_requests_one_after_the_other() -> None:
-    async with awkward() as server, client(single_connection=True) as http:
-        await asyncio.gather(*(http.request("POST", server.url, body=b"x") for _ in range(5)))
-    assert (server.connections, len(server.heard)) == (1, 5)
-
-
-@pytest.mark.req("TL-11")
-async def test_a_single_connection_goes_to_one_place_only() -> None:
-    async with awkward() as first, awkward() as second, client(single_connection=True) as http:
-        await http.request("GET", first.url)
-        assert await failure(http.request("GET", second.url)) == "connection-gone"
-    assert second.connections == 0
-
-
-@pytest.mark.req("TL-10")
-async def test_otherwise_a_new_connection_takes_the_place_of_a_lost_one() -> None:
+async def test_a_new_connection_takes_the_place_of_a_lost_one() -> None:
     says = OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     async with awkward(says, hang_up=True) as server, client() as http:
         for _ in range(2):
